@@ -1,0 +1,1 @@
+"""Benchmarks: dspex and its peers, on the same rows, in one run."""

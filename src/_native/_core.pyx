@@ -1,0 +1,542 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# distutils: language = c++
+"""The hot path: inputs in, one call of the scorer, a result out."""
+
+from cpython.buffer cimport (PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_CheckBuffer,
+                             PyObject_GetBuffer)
+from cpython.dict cimport PyDict_Check, PyDict_GetItemWithError, PyDict_Size
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.long cimport PyLong_AsDouble, PyLong_Check
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.unicode cimport PyUnicode_Check
+from libc.math cimport isfinite, lrint
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcpy
+
+from collections.abc import Mapping
+
+from native cimport (AnswerHead, AnswerKind, Contribution, IndexEntry, ModelView, Scorer, answer_heads,
+                     checksum64_c, row_lanes, row_stride, visit_contributions)
+
+cdef extern from "Python.h":
+    unsigned int PyUnicode_KIND(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
+cdef enum:
+    MAX_LANES = 1024        # accumulators that fit on the stack; larger models take them from the heap
+    GIL_FREE_CHARS = 16384  # texts from here on are scored without the GIL
+
+cdef enum:
+    TEXT = 0
+    NUMBER = 1
+    INTEGER = 2
+    BOOLEAN = 3
+    VECTOR = 4
+
+_INPUT_KINDS = {"text": TEXT, "float": NUMBER, "int": INTEGER, "bool": BOOLEAN, "vector": VECTOR}
+_ANSWER_KINDS = {"choice": AnswerKind.choice, "binary": AnswerKind.binary, "multilabel": AnswerKind.multilabel,
+                 "number": AnswerKind.number}
+
+
+def checksum64(const uint8_t[::1] data not None) -> int:
+    """The 64-bit checksum of a buffer, as checksum.hpp defines it."""
+    cdef size_t size = data.shape[0]
+    if size == 0:
+        return checksum64_c(NULL, 0)
+    return checksum64_c(&data[0], size)
+
+
+cdef class _Answers:
+    """How a model's columns become the values of its outputs. Shared by all results of one predictor."""
+
+    cdef readonly tuple names        # output names, in order
+    cdef readonly tuple kinds        # "choice", "binary", "multilabel", "number"
+    cdef tuple classes               # a tuple of values, or None for numbers
+    cdef tuple is_int
+    cdef dict position               # name -> head
+    cdef AnswerHead* heads
+    cdef size_t count
+    cdef size_t columns
+
+    def __cinit__(self, heads):
+        self.count = len(heads)
+        self.heads = <AnswerHead*>PyMem_Malloc(max(1, self.count) * sizeof(AnswerHead))
+        if self.heads == NULL:
+            raise MemoryError
+        self.names = tuple(h["name"] for h in heads)
+        self.kinds = tuple(h["kind"] for h in heads)
+        self.classes = tuple(None if h.get("classes") is None else tuple(h["classes"]) for h in heads)
+        self.is_int = tuple(bool(h.get("integer")) for h in heads)
+        self.position = {name: i for i, name in enumerate(self.names)}
+        self.columns = 0
+        for i, h in enumerate(heads):
+            self.heads[i].kind = <AnswerKind><int>_ANSWER_KINDS[h["kind"]]
+            self.heads[i].first = <uint32_t>self.columns
+            self.heads[i].columns = h["columns"]
+            self.heads[i].threshold = h.get("threshold", 0.5)
+            self.columns += self.heads[i].columns
+
+    def __dealloc__(self):
+        PyMem_Free(self.heads)
+
+    cdef object value(self, size_t h, const float* values, const int32_t* picks):
+        cdef AnswerHead head = self.heads[h]
+        cdef tuple classes = self.classes[h]
+        if head.kind == AnswerKind.choice or head.kind == AnswerKind.binary:
+            return classes[picks[h]]
+        if head.kind == AnswerKind.multilabel:
+            return [classes[k] for k in range(head.columns) if values[head.first + k] >= head.threshold]
+        if self.is_int[h]:
+            return int(lrint(values[head.first]))
+        return <double>values[head.first]
+
+    cdef dict probabilities(self, size_t h, const float* values):
+        cdef AnswerHead head = self.heads[h]
+        cdef tuple classes = self.classes[h]
+        if head.kind == AnswerKind.number:
+            return None
+        if head.kind == AnswerKind.binary:
+            return {classes[0]: 1.0 - <double>values[head.first], classes[1]: <double>values[head.first]}
+        return {classes[k]: <double>values[head.first + k] for k in range(head.columns)}
+
+
+cdef class Result:
+    """The answer to one call: a read-only mapping from output names to values.
+
+    ``r.label`` and ``r["label"]`` give a value, ``r.probabilities("label")`` the calibrated probability of
+    every class, ``r.confidence`` that of the whole answer: the smallest over the enumerable outputs, None if
+    there are none. ``r.route`` tells who answered, ``r.usage`` what it cost where that is known.
+    An output named like one of these is still reached by ``r["confidence"]``.
+
+    Args:
+        values: output name -> value.
+        route: a Route.
+        probabilities: output name -> {class: probability in [0, 1]}.
+        confidence: in [0, 1], or None.
+        usage: tokens and cost, or None.
+    """
+
+    cdef _Answers answers
+    cdef float* data             # native: [columns] values, then one int32 pick a head; else NULL
+    cdef float sureness          # native: confidence, 2 for none
+    cdef dict values_            # built on first use from a native answer
+    cdef dict probabilities_
+    cdef object confidence_
+    cdef readonly object route
+    cdef readonly object usage
+    cdef object __weakref__
+
+    def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None):
+        self.values_ = dict(values)
+        self.probabilities_ = {} if probabilities is None else {k: dict(v) for k, v in probabilities.items()}
+        self.confidence_ = confidence
+        self.route = route
+        self.usage = usage
+
+    def __dealloc__(self):
+        PyMem_Free(self.data)
+
+    cdef dict _values(self):
+        cdef _Answers a = self.answers
+        if self.values_ is None:
+            if self.data == NULL:
+                raise TypeError("an uninitialised Result")
+            self.values_ = {a.names[h]: a.value(h, self.data, <int32_t*>(self.data + a.columns))
+                            for h in range(a.count)}
+        return self.values_
+
+    @property
+    def confidence(self):
+        """Calibrated probability in [0, 1] that the answer is right, or None when no output is enumerable."""
+        if self.data != NULL:
+            return <double>self.sureness if self.sureness <= 1 else None
+        return self.confidence_
+
+    def probabilities(self, str output not None):
+        """{class: probability} of one output, in the order of its classes.
+
+        A softmax output's sum to 1; a multi-label output's are each label's own.
+
+        Raises:
+            KeyError: no such output, or none that has probabilities.
+        """
+        cdef _Answers a
+        if self.data != NULL:
+            a = self.answers
+            found = a.probabilities(a.position[output], self.data)
+        else:
+            found = self.probabilities_.get(output)
+        if found is None:
+            raise KeyError(f"{output!r} has no probabilities")
+        return dict(found)
+
+    def __getitem__(self, name):
+        cdef _Answers a
+        if self.values_ is None and self.data != NULL:
+            a = self.answers
+            return a.value(a.position[name], self.data, <int32_t*>(self.data + a.columns))
+        return self._values()[name]
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; the outputs are {', '.join(self.keys())}") from None
+
+    def __len__(self):
+        return len(self._values())
+
+    def __iter__(self):
+        return iter(self._values())
+
+    def __contains__(self, name):
+        return name in self._values()
+
+    def keys(self):
+        return self._values().keys()
+
+    def values(self):
+        return self._values().values()
+
+    def items(self):
+        return self._values().items()
+
+    def get(self, name, default=None):
+        return self._values().get(name, default)
+
+    def to_dict(self):
+        """A new dict of output names and values."""
+        return dict(self._values())
+
+    def __eq__(self, other):
+        if isinstance(other, Result):
+            return self._values() == (<Result>other)._values()
+        if isinstance(other, Mapping):
+            return self._values() == dict(other)
+        return NotImplemented
+
+    __hash__ = None
+
+    def __dir__(self):
+        return [*object.__dir__(self), *self.keys()]
+
+    def __repr__(self):
+        fields = [f"{k}={v!r}" for k, v in self._values().items()]
+        if self.confidence is not None:
+            fields.append(f"confidence={self.confidence:.3f}")
+        return f"Result({', '.join(fields)}, route={str(self.route)!r})"
+
+    def __reduce__(self):
+        probabilities = {}
+        for name in self._values():
+            try:
+                probabilities[name] = self.probabilities(name)
+            except KeyError:
+                pass
+        return _rebuild_result, (self.to_dict(), self.route, probabilities, self.confidence, self.usage)
+
+
+def _rebuild_result(values, route, probabilities, confidence, usage):
+    return Result(values, route=route, probabilities=probabilities, confidence=confidence, usage=usage)
+
+
+Mapping.register(Result)
+
+
+cdef class Predictor:
+    """A finished model over its buffers: checks inputs, scores, answers. Thread-safe: nothing is written.
+
+    Args:
+        inputs: (name, kind, width) each; kind as in Field.kind, width of a vector.
+        heads: mappings with name, kind, columns, classes, threshold, integer.
+        arrays: index (uint32 [slots, 2]), rows (uint8 [rows * stride]), bias (float32 [columns]),
+            dense (float32 [width, columns]), dense_scale (float32 [2, width]: mean, then 1 / deviation).
+        text: the text options the model was trained with.
+        route: what every result carries.
+
+    Raises:
+        ValueError: arrays that do not fit each other.
+    """
+
+    cdef ModelView view
+    cdef _Answers answers
+    cdef tuple names
+    cdef uint8_t* kinds
+    cdef size_t* widths
+    cdef Py_ssize_t n_inputs
+    cdef const float* dense_mean
+    cdef const float* dense_scale
+    cdef object route
+    cdef tuple keep                  # owners of the buffers
+
+    def __cinit__(self, *args, **kwargs):
+        self.kinds = NULL
+        self.widths = NULL
+
+    def __dealloc__(self):
+        PyMem_Free(self.kinds)
+        PyMem_Free(self.widths)
+
+    def _bind(self, inputs, heads, arrays, text, route):
+        self.answers = _Answers(heads)
+        self.route = route
+        self._bind_inputs(inputs)
+        self._bind_arrays(arrays)
+        self.view.text.ngrams.min_n, self.view.text.ngrams.max_n = text["min_n"], text["max_n"]
+        self.view.text.word_weight, self.view.text.bigram_weight = text["word_weight"], text["bigram_weight"]
+        self.view.text.skip_weight, self.view.text.char_weight = text["skip_weight"], text["char_weight"]
+        self.view.text.char_power = text["char_power"]
+
+    cdef _bind_inputs(self, inputs):
+        self.n_inputs = len(inputs)
+        self.names = tuple(name for name, _, _ in inputs)
+        PyMem_Free(self.kinds)
+        PyMem_Free(self.widths)
+        self.kinds = <uint8_t*>PyMem_Malloc(max(1, self.n_inputs))
+        self.widths = <size_t*>PyMem_Malloc(max(1, self.n_inputs) * sizeof(size_t))
+        if self.kinds == NULL or self.widths == NULL:
+            raise MemoryError
+        for i, (_, kind, width) in enumerate(inputs):
+            self.kinds[i] = _INPUT_KINDS[kind]
+            self.widths[i] = 0 if kind == "text" else width
+
+    cdef _bind_arrays(self, arrays):
+        cdef const uint32_t[:, ::1] index = arrays["index"]
+        cdef const uint8_t[::1] rows = arrays["rows"]
+        cdef const float[::1] bias = arrays["bias"]
+        cdef const float[:, ::1] dense = arrays["dense"]
+        cdef const float[:, ::1] dense_scale = arrays["dense_scale"]
+        cdef size_t columns = self.answers.columns
+        cdef size_t width = 0
+        for i in range(self.n_inputs):
+            width += self.widths[i]
+        if <size_t>bias.shape[0] != columns or <size_t>dense.shape[1] != columns:
+            raise ValueError("the weights do not have one column an answer")
+        if <size_t>dense.shape[0] != width or <size_t>dense_scale.shape[1] != width or dense_scale.shape[0] != 2:
+            raise ValueError("the dense weights do not fit the inputs")
+        if index.shape[1] != 2 or rows.shape[0] % row_stride(columns) != 0:
+            raise ValueError("the rows do not fit the index")
+        self.keep = (arrays["index"], arrays["rows"], arrays["bias"], arrays["dense"], arrays["dense_scale"])
+        self.view.slots, self.view.columns, self.view.dense_width = index.shape[0], columns, width
+        self.view.row_count = rows.shape[0] // row_stride(columns)
+        self.view.index = <const IndexEntry*>&index[0, 0] if index.shape[0] else NULL
+        self.view.rows = &rows[0] if rows.shape[0] else NULL
+        self.view.bias = &bias[0]
+        self.view.dense = &dense[0, 0] if width else NULL
+        self.dense_mean = &dense_scale[0, 0] if width else NULL
+        self.dense_scale = &dense_scale[1, 0] if width else NULL
+        self.view.validate()
+
+    def _reject(self, inputs, row):
+        """Raises the error that says what is wrong with inputs the fast path refused."""
+        raise TypeError("inputs do not fit the signature")
+
+    def __call__(self, **inputs):
+        return self._predict(inputs, None)
+
+    def predict(self, inputs):
+        """Answers one mapping of input names to values.
+
+        Raises:
+            InputError: a field is missing, unknown or of the wrong type, or a number is not finite.
+        """
+        return self._predict(inputs, None)
+
+    def _predict_rows(self, rows):
+        cdef Py_ssize_t i = 0
+        out = []
+        for row in rows:
+            out.append(self._predict(row, i))
+            i += 1
+        return out
+
+    cdef Result _predict(self, object inputs, object row):
+        cdef float stack_sums[MAX_LANES]
+        cdef float* sums = stack_sums
+        cdef size_t lanes = row_lanes(self.view.columns)
+        if lanes + self.view.dense_width > MAX_LANES:
+            sums = <float*>PyMem_Malloc((lanes + self.view.dense_width) * sizeof(float))
+            if sums == NULL:
+                raise MemoryError
+        cdef Result result = Result.__new__(Result)
+        cdef _Answers answers = self.answers
+        try:
+            result.data = <float*>PyMem_Malloc(answers.columns * sizeof(float) + answers.count * sizeof(int32_t))
+            if result.data == NULL:
+                raise MemoryError
+            if not self._score(inputs, sums, sums + lanes, result.data):
+                self._reject(inputs, row)
+                raise AssertionError("refused inputs were not explained")
+        finally:
+            if sums != stack_sums:
+                PyMem_Free(sums)
+        result.sureness = answer_heads(answers.heads, answers.count, result.data,
+                                       <int32_t*>(result.data + answers.columns))
+        result.answers = answers
+        result.route = self.route
+        return result
+
+    cdef bint _score(self, object inputs, float* sums, float* dense, float* logits) except -1:
+        """Logits of one mapping; False when it does not fit the signature."""
+        cdef Scorer scorer
+        cdef Py_ssize_t i, size
+        cdef size_t at = 0, text_field = 0
+        cdef object value
+        cdef bint is_dict = PyDict_Check(inputs)
+        cdef PyObject* borrowed
+        cdef const void* data
+        cdef unsigned int unit
+        scorer.begin(&self.view, sums)
+        if not is_dict:
+            if not isinstance(inputs, Mapping):
+                return False
+            inputs = dict(inputs)
+        if PyDict_Size(inputs) != self.n_inputs:
+            return False
+        for i in range(self.n_inputs):
+            borrowed = PyDict_GetItemWithError(inputs, self.names[i])
+            if borrowed == NULL:
+                return False
+            value = <object>borrowed
+            if self.kinds[i] == TEXT:
+                if not PyUnicode_Check(value):
+                    return False
+                size, data, unit = PyUnicode_GET_LENGTH(value), PyUnicode_DATA(value), PyUnicode_KIND(value)
+                if size < GIL_FREE_CHARS:
+                    scorer.add_text(text_field, data, size, unit)
+                else:
+                    with nogil:
+                        scorer.add_text(text_field, data, size, unit)
+                text_field += 1
+            elif self.kinds[i] == VECTOR:
+                if not self._read_vector(value, dense, at, self.widths[i]):
+                    return False
+                at += self.widths[i]
+            else:
+                if not self._read_number(value, self.kinds[i], dense, at):
+                    return False
+                at += 1
+        scorer.finish(dense, logits)
+        return True
+
+    cdef bint _read_number(self, object value, uint8_t kind, float* dense, size_t at) except -1:
+        cdef double x
+        if value is True or value is False:
+            if kind != BOOLEAN:
+                return False
+            x = 1.0 if value is True else 0.0
+        elif kind == NUMBER and PyFloat_Check(value):
+            x = PyFloat_AS_DOUBLE(value)
+        elif kind != BOOLEAN and PyLong_Check(value):
+            try:
+                x = PyLong_AsDouble(value)
+            except OverflowError:
+                return False
+        elif kind != BOOLEAN and (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0):
+            if kind == INTEGER and value.dtype.kind not in "iu":
+                return False
+            x = float(value)
+        elif kind == BOOLEAN and hasattr(value, "dtype") and value.dtype.kind == "b" and value.ndim == 0:
+            x = 1.0 if value else 0.0
+        else:
+            return False
+        return self._put(x, dense, at)
+
+    cdef inline bint _put(self, double x, float* dense, size_t at) noexcept:
+        cdef double z = (x - self.dense_mean[at]) * self.dense_scale[at]
+        dense[at] = <float>(z if -1e6 < z < 1e6 else (1e6 if z > 0 else -1e6))
+        return isfinite(x)
+
+    cdef bint _read_vector(self, object value, float* dense, size_t at, size_t width) except -1:
+        cdef Py_buffer buffer
+        cdef size_t j
+        cdef bint good = True
+        if isinstance(value, (list, tuple)):
+            if <size_t>len(value) != width:
+                return False
+            for j in range(width):
+                if not self._read_number(value[j], NUMBER, dense, at + j):
+                    return False
+            return True
+        if not PyObject_CheckBuffer(value):
+            return False
+        try:
+            PyObject_GetBuffer(value, &buffer, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        except (BufferError, ValueError):
+            return self._read_vector(value.tolist(), dense, at, width) if hasattr(value, "tolist") else False
+        try:
+            if buffer.ndim != 1 or <size_t>buffer.shape[0] != width or buffer.format == NULL:
+                return False
+            if buffer.format[0] == c"f" and buffer.itemsize == 4:
+                for j in range(width):
+                    good = self._put((<float*>buffer.buf)[j], dense, at + j) and good
+            elif buffer.format[0] == c"d" and buffer.itemsize == 8:
+                for j in range(width):
+                    good = self._put((<double*>buffer.buf)[j], dense, at + j) and good
+            else:
+                return self._read_vector(value.tolist(), dense, at, width) if hasattr(value, "tolist") else False
+        finally:
+            PyBuffer_Release(&buffer)
+        return good
+
+    def _logits(self, inputs):
+        """The calibrated logits of one mapping, [columns], as a list."""
+        cdef float[::1] sums = _floats(row_lanes(self.view.columns) + self.view.dense_width + 1)
+        cdef float[::1] logits = _floats(self.view.columns)
+        if not self._score(inputs, &sums[0], &sums[0] + row_lanes(self.view.columns), &logits[0]):
+            self._reject(inputs, None)
+        return [logits[k] for k in range(logits.shape[0])]
+
+    def _dense_values(self, inputs):
+        """The standardised numeric inputs of one mapping, as a list."""
+        cdef size_t lanes = row_lanes(self.view.columns)
+        cdef float[::1] sums = _floats(lanes + self.view.dense_width + 1)
+        cdef float[::1] logits = _floats(self.view.columns)
+        if not self._score(inputs, &sums[0], &sums[0] + lanes, &logits[0]):
+            self._reject(inputs, None)
+        return [sums[lanes + d] for d in range(self.view.dense_width)]
+
+    def _contributions(self, str text not None, size_t field):
+        """(kind, feature text, norm2, weights) of every row one text adds, in order."""
+        out = []
+        cdef _Collector collector = _Collector(out, self.view.columns)
+        visit_contributions(self.view, field, PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text),
+                            PyUnicode_KIND(text), _collect, <void*>collector)
+        if collector.error is not None:
+            raise collector.error
+        return out
+
+    @property
+    def _bytes(self):
+        return self.view.slots * sizeof(IndexEntry) + self.view.row_count * row_stride(self.view.columns)
+
+
+def _floats(size_t n):
+    from array import array
+    return array("f", bytes(4 * n))
+
+
+cdef class _Collector:
+    cdef list out
+    cdef size_t columns
+    cdef object error
+
+    def __init__(self, out, columns):
+        self.out = out
+        self.columns = columns
+
+
+cdef void _collect(void* context, const Contribution& c) noexcept with gil:
+    cdef _Collector collector = <_Collector>context
+    try:
+        text = c.text[:c.bytes].decode("utf-8", "surrogatepass")
+        if c.kind == 1 or c.kind == 2:
+            first = c.first[:c.first_bytes].decode("utf-8", "surrogatepass")
+            text = f"{first} {text}" if c.kind == 1 else f"{first} * {text}"
+        kind = ("word", "bigram", "skipgram", "ngram")[c.kind]
+        collector.out.append((kind, text, c.norm2, [c.weights[k] for k in range(collector.columns)]))
+    except Exception as error:
+        collector.error = error

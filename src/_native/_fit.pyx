@@ -1,0 +1,223 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# distutils: language = c++
+"""Training: texts and targets in, the arrays of a finished model out."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from cython.operator cimport dereference
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint32_t
+from libc.string cimport memcpy
+from libcpp.memory cimport unique_ptr, make_unique
+from libcpp.utility cimport move
+from libcpp.vector cimport vector
+
+import numpy as np
+
+from native cimport (Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadScale, HeadSpec, Learner, Loss,
+                     PackedModel, TextOptions, TrainOptions, Trainer, fold_model, pack_model)
+
+cdef extern from "Python.h":
+    unsigned int PyUnicode_KIND(object text)
+    void* PyUnicode_DATA(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+
+cdef struct TextRef:
+    const void* data
+    size_t size
+    unsigned int unit
+
+cdef enum:
+    CHUNK = 4096   # rows between two looks at Ctrl-C
+
+_LOSSES = {"hinge": Loss.hinge, "squared": Loss.squared, "logistic": Loss.logistic, "softmax": Loss.softmax}
+_HEADS = {"softmax": HeadKind.softmax, "sigmoid": HeadKind.sigmoid, "number": HeadKind.number}
+
+
+cdef TextOptions _text_options(dict text):
+    cdef TextOptions options
+    options.ngrams.min_n, options.ngrams.max_n = text["min_n"], text["max_n"]
+    options.word_weight, options.bigram_weight = text["word_weight"], text["bigram_weight"]
+    options.skip_weight, options.char_weight = text["skip_weight"], text["char_weight"]
+    options.char_power = text["char_power"]
+    return options
+
+
+cdef vector[float] _vector(const float[::1] values):
+    cdef vector[float] out
+    out.resize(values.shape[0])
+    if values.shape[0]:
+        memcpy(out.data(), &values[0], values.shape[0] * sizeof(float))
+    return out
+
+
+cdef object _array(const void* data, size_t count, dtype):
+    out = np.empty(count, dtype=dtype)
+    cdef uint8_t[::1] view
+    if count:
+        view = out.view(np.uint8)
+        memcpy(&view[0], data, view.shape[0])
+    return out
+
+
+cdef vector[TextRef] _text_refs(list texts) except *:
+    """Views of the strings, field after field; they live as long as the lists hold them."""
+    cdef vector[TextRef] refs
+    cdef TextRef ref
+    for column in texts:
+        for text in column:
+            ref.data, ref.size, ref.unit = PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text), PyUnicode_KIND(text)
+            refs.push_back(ref)
+    return refs
+
+
+cdef void _build_corpus(Corpus* corpus, const vector[TextRef]& refs, size_t fields, size_t rows,
+                        const vector[uint8_t]& folds) except *:
+    cdef size_t start, stop, row, field
+    cdef TextRef t
+    cdef int step
+    for step in range(2):
+        start = 0
+        while start < rows:
+            stop = min(start + CHUNK, rows)
+            with nogil:
+                for row in range(start, stop):
+                    for field in range(fields):
+                        t = refs[field * rows + row]
+                        if step == 0:
+                            corpus.count_text(<uint32_t>row, field, t.data, t.size, t.unit)
+                        else:
+                            corpus.add_text(field, t.data, t.size, t.unit)
+                    if step == 1:
+                        corpus.end_row()
+            start = stop
+            PyErr_CheckSignals()
+        if step == 0:
+            with nogil:
+                corpus.finish_count(rows)
+    with nogil:
+        corpus.finish(folds)
+
+
+cdef vector[HeadSpec] _head_specs(list heads) except *:
+    cdef vector[HeadSpec] specs
+    cdef HeadSpec spec
+    cdef Learner learner
+    for head in heads:
+        spec.kind = <HeadKind><int>_HEADS[head["kind"]]
+        spec.columns = head["columns"]
+        spec.targets = _vector(np.ascontiguousarray(head["targets"], dtype=np.float32).ravel())
+        spec.weights = _vector(np.ascontiguousarray(head["weights"], dtype=np.float32))
+        spec.learners.clear()
+        for loss, c in head["learners"]:
+            learner.loss, learner.c = <Loss><int>_LOSSES[loss], c
+            spec.learners.push_back(learner)
+        specs.push_back(spec)
+    return specs
+
+
+cdef void _run(Trainer* trainer, progress) except *:
+    """Waits for the trainer; Ctrl-C, or an error in `progress`, stops it and leaves nothing behind."""
+    cdef bint ended = False
+    try:
+        with nogil:
+            trainer.start()
+        while not ended:
+            with nogil:
+                ended = trainer.wait_for(0.05)
+            PyErr_CheckSignals()
+            if progress is not None:
+                progress(1.0 if ended else trainer.progress())
+    except BaseException:
+        trainer.cancel()
+        with nogil:
+            while not trainer.wait_for(1.0):
+                pass
+        raise
+
+
+cdef object _held_out(Trainer* trainer, size_t head, size_t rows, size_t columns):
+    """[rows, columns] logits of the stacked models that did not see the row."""
+    cdef size_t m
+    out = np.full((rows, columns), trainer.fits[head].stack.bias, dtype=np.float32)
+    for m in range(trainer.fits[head].held_out.size()):
+        scores = _array(trainer.fits[head].held_out[m].data(), rows * columns, np.float32)
+        out += np.float32(trainer.fits[head].stack.coefficient[m]) * scores.reshape(rows, columns)
+    return out
+
+
+cdef dict _packed(size_t columns, const FloatModel& model):
+    cdef PackedModel packed
+    with nogil:
+        packed = pack_model(columns, model.hashes, model.norm2, model.weights)
+    return {
+        "index": _array(packed.index.data(), 2 * packed.index.size(), np.uint32).reshape(-1, 2),
+        "rows": _array(packed.rows.data(), packed.rows.size(), np.uint8),
+        "hashes": _array(model.hashes.data(), model.hashes.size(), np.uint64),
+        "bias": _array(model.bias.data(), columns, np.float32),
+        "dense": _array(model.dense.data(), model.dense.size(), np.float32).reshape(-1, columns),
+    }
+
+
+def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] folds not None, list heads not None,
+          dict options not None, progress=None):
+    """Trains one model and packs it.
+
+    Args:
+        texts: one list of strings a text field, each as long as there are rows.
+        dense: [rows, width] standardised numbers; the last column is all 1, for the bias.
+        folds: [rows] fold of each row, below options["folds"].
+        heads: mappings with kind, columns, targets [rows, columns], weights [rows], learners [(loss, c)],
+            scale, offset.
+        options: text (a mapping), folds, threads, seed, max_epochs, tolerance, min_pair_df, max_units.
+        progress: called with a share in [0, 1] about 20 times a second.
+
+    Returns:
+        (arrays, held_out, info): the model's arrays, one [rows, columns] array of out-of-fold logits a head,
+        and a mapping of diagnostics.
+
+    Raises:
+        MemoryError: the vocabulary does not fit.
+    """
+    cdef size_t rows = folds.shape[0], fields = len(texts), h, m
+    cdef CorpusOptions corpus_options
+    corpus_options.text = _text_options(options["text"])
+    corpus_options.min_pair_df, corpus_options.max_units = options["min_pair_df"], options["max_units"]
+    cdef vector[uint8_t] fold_of_row
+    fold_of_row.resize(rows)
+    memcpy(fold_of_row.data(), &folds[0], rows)
+    cdef unique_ptr[Corpus] corpus = make_unique[Corpus](corpus_options, <size_t>options["folds"])
+    cdef vector[TextRef] refs = _text_refs(texts)
+    _build_corpus(corpus.get(), refs, fields, rows, fold_of_row)
+
+    cdef DenseView view
+    view.values, view.width = &dense[0, 0], dense.shape[1]
+    cdef vector[HeadSpec] specs = _head_specs(heads)
+    cdef TrainOptions train_options
+    train_options.folds, train_options.threads = options["folds"], options["threads"]
+    train_options.seed, train_options.max_epochs = options["seed"], options["max_epochs"]
+    train_options.tolerance = options["tolerance"]
+    cdef unique_ptr[Trainer] trainer = make_unique[Trainer](dereference(corpus), view, fold_of_row, specs,
+                                                            train_options)
+    _run(trainer.get(), progress)
+
+    cdef vector[HeadScale] scales
+    cdef HeadScale scale
+    for head in heads:
+        scale.scale, scale.offset = head.get("scale", 1.0), head.get("offset", 0.0)
+        scales.push_back(scale)
+    cdef FloatModel model
+    with nogil:
+        model = fold_model(dereference(corpus), view.width, specs, dereference(trainer).fits, scales)
+    arrays = _packed(model.columns, model)
+    held_out = [_held_out(trainer.get(), h, rows, specs[h].columns) for h in range(specs.size())]
+    info = {
+        "units": dereference(corpus).units(),
+        "features": dereference(corpus).features(),
+        "heads": [
+            {"coefficients": list(dereference(trainer).fits[h].stack.coefficient),
+             "bias": dereference(trainer).fits[h].stack.bias,
+             "epochs": list(dereference(trainer).fits[h].epochs)}
+            for h in range(specs.size())
+        ],
+    }
+    return arrays, held_out, info

@@ -1,0 +1,89 @@
+// Small vectorisable mathematics: exp, softmax, sigmoid, and a seeded permutation.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+namespace dspex {
+
+// e^x within 2 units in the last place; plain arithmetic, so that loops over it vectorise.
+// Cody-Waite reduction and the degree-5 polynomial of Cephes' expf.
+inline float fast_exp(float x) noexcept {
+  x = std::min(std::max(x, -87.0f), 88.0f);
+  const float shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds to an integer in the low bits
+  const float n = shifted - 12582912.0f;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = p * r * r + r + 1.0f;
+  const auto power = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f);
+  return y * std::bit_cast<float>((power + 127) << 23);
+}
+
+inline float sigmoid(float x) noexcept { return 1.0f / (1.0f + fast_exp(-x)); }
+
+// Largest of n values, over 16 fixed lanes: the order, and so the bits, are the same on every machine.
+inline float max_of(const float* x, std::size_t n) noexcept {
+  float lane[16];
+  for (float& l : lane) l = -INFINITY;
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (std::size_t l = 0; l < 16; ++l) lane[l] = x[i + l] > lane[l] ? x[i + l] : lane[l];
+  for (std::size_t l = 0; i < n; ++i, ++l) lane[l] = x[i] > lane[l] ? x[i] : lane[l];
+  for (std::size_t width = 8; width > 0; width /= 2)
+    for (std::size_t l = 0; l < width; ++l) lane[l] = lane[l + width] > lane[l] ? lane[l + width] : lane[l];
+  return lane[0];
+}
+
+inline float sum_of(const float* x, std::size_t n) noexcept {
+  float lane[16] = {};
+  std::size_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    for (std::size_t l = 0; l < 16; ++l) lane[l] += x[i + l];
+  for (std::size_t l = 0; i < n; ++i, ++l) lane[l] += x[i];
+  for (std::size_t width = 8; width > 0; width /= 2)
+    for (std::size_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+  return lane[0];
+}
+
+// Softmax of n logits; out may be x.
+inline void softmax(const float* x, float* out, std::size_t n) noexcept {
+  const float top = max_of(x, n);
+  for (std::size_t k = 0; k < n; ++k) out[k] = fast_exp(x[k] - top);
+  const float scale = 1.0f / sum_of(out, n);
+  for (std::size_t k = 0; k < n; ++k) out[k] *= scale;
+}
+
+// SplitMix64 (Steele, Lea and Flood, 2014).
+class Random {
+ public:
+  explicit Random(std::uint64_t seed) noexcept : state_(seed) {}
+  std::uint64_t next() noexcept {
+    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15ULL);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+  }
+  std::size_t below(std::size_t n) noexcept {
+    return static_cast<std::size_t>(static_cast<unsigned __int128>(next()) * n >> 64);
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+template <class T>
+inline void shuffle(std::vector<T>& items, Random& random) {
+  for (std::size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[random.below(i)]);
+}
+
+}  // namespace dspex

@@ -1,0 +1,181 @@
+#include "scorer.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../clones.hpp"
+
+namespace dspex {
+namespace {
+
+struct Hit {
+  const std::uint8_t* row;
+  float weight;
+};
+
+// sums[k] += weight * scale * q[k]; returns the squared norm of what was added.
+DSPEX_CLONES float add_i8(const Hit* hits, std::size_t count, std::size_t lanes, float* __restrict sums) {
+  float norm2 = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    float header[2];
+    std::memcpy(header, hits[i].row, 8);
+    const float factor = hits[i].weight * header[0];
+    norm2 += hits[i].weight * hits[i].weight * header[1];
+    const auto* q = reinterpret_cast<const std::int8_t*>(hits[i].row + i8_header);
+    for (std::size_t k = 0; k < lanes; k += 8)
+      for (std::size_t l = 0; l < 8; ++l) sums[k + l] += factor * static_cast<float>(q[k + l]);
+  }
+  return norm2;
+}
+
+template <std::size_t Lanes>
+inline float add_f32_fixed(const Hit* hits, std::size_t count, float* __restrict sums) {
+  float norm2 = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    float row[Lanes];
+    std::memcpy(row, hits[i].row, sizeof row);
+    norm2 += hits[i].weight * hits[i].weight * row[0];
+    for (std::size_t k = 0; k < Lanes; ++k) sums[k] += hits[i].weight * row[k];
+  }
+  return norm2;
+}
+
+DSPEX_CLONES float add_f32(const Hit* hits, std::size_t count, std::size_t lanes, float* __restrict sums) {
+  switch (lanes) {
+    case 2: return add_f32_fixed<2>(hits, count, sums);
+    case 4: return add_f32_fixed<4>(hits, count, sums);
+    case 8: return add_f32_fixed<8>(hits, count, sums);
+    default: return add_f32_fixed<16>(hits, count, sums);
+  }
+}
+
+// Looks units up in blocks, in two passes: the index first, with the rows prefetched, then the rows.
+class Lookup {
+ public:
+  static constexpr std::size_t capacity = 64;
+
+  Lookup(const ModelView& model, float* sums) noexcept
+      : model_(model), sums_(sums), lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
+        quantised_(row_format(model.columns) == RowFormat::i8) {}
+
+  bool add(std::uint64_t hash, float weight) noexcept {
+    const std::uint32_t row = model_.find(hash);
+    if (row == no_row) return false;
+    const std::uint8_t* p = model_.rows + row * stride_;
+    __builtin_prefetch(p);
+    if (quantised_) __builtin_prefetch(p + 64);
+    hits_[count_++] = {p, weight};
+    if (count_ == capacity) flush();
+    return true;
+  }
+
+  void flush() noexcept {
+    norm2 += quantised_ ? add_i8(hits_, count_, lanes_, sums_) : add_f32(hits_, count_, lanes_, sums_);
+    count_ = 0;
+  }
+
+  float norm2 = 0;
+
+ private:
+  const ModelView& model_;
+  float* sums_;
+  std::size_t lanes_, stride_, count_ = 0;
+  bool quantised_;
+  Hit hits_[capacity];
+};
+
+// Known words and pairs are one row each; an unknown word is spelled by its n-grams.
+void add_units(const ModelView& model, std::size_t field, const void* text, std::size_t size, unsigned unit_bytes,
+               Lookup& lookup, std::uint32_t& known, std::uint32_t& unknown) noexcept {
+  const std::uint64_t ngram_salt = field_salt(Salt::ngram, field);
+  auto sink = [&](const TextUnit& u) {
+    if (lookup.add(u.hash, 1.0f)) {
+      known += u.is_word();
+      return;
+    }
+    if (!u.is_word()) return;
+    ++unknown;
+    if (!u.has_ngrams()) return;
+    const float weight = model.text.ngram_weight(ngram_count(u.chars, model.text.ngrams));
+    for_each_ngram(u.text, u.bytes, u.chars, model.text.ngrams, ngram_salt,
+                   [&](const char*, std::size_t, std::uint64_t hash) { lookup.add(hash, weight); });
+  };
+  for_each_unit(text, size, unit_bytes, field, model.text, sink);
+}
+
+}  // namespace
+
+void Scorer::begin(const ModelView* model, float* sums) noexcept {
+  model_ = model, sums_ = sums, norm2_ = 0, known_ = unknown_ = 0;
+  std::fill_n(sums_, row_lanes(model->columns), 0.0f);
+}
+
+void Scorer::add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept {
+  Lookup lookup(*model_, sums_);
+  add_units(*model_, field, text, size, unit_bytes, lookup, known_, unknown_);
+  lookup.flush();
+  norm2_ += lookup.norm2;
+}
+
+void Scorer::finish(const float* dense, float* logits) noexcept {
+  const ModelView& model = *model_;
+  const float inv = norm2_ > 0 ? 1 / std::sqrt(norm2_) : 0;
+  const float* sums = sums_ + (row_format(model.columns) == RowFormat::f32 ? 1 : 0);
+  const std::size_t columns = model.columns;
+  for (std::size_t k = 0; k < columns; ++k) logits[k] = sums[k] * inv + model.bias[k];
+  for (std::size_t d = 0; d < model.dense_width; ++d)
+    for (std::size_t k = 0; k < columns; ++k) logits[k] += dense[d] * model.dense[d * columns + k];
+}
+
+namespace {
+
+// Rebuilds the weights of one row in float.
+float unpack_row(const ModelView& model, std::uint32_t row, float factor, std::vector<float>& out) {
+  const std::uint8_t* p = model.rows + row * row_stride(model.columns);
+  float header[2];
+  std::memcpy(header, p, 8);
+  out.resize(model.columns);
+  if (row_format(model.columns) == RowFormat::i8) {
+    const auto* q = reinterpret_cast<const std::int8_t*>(p + i8_header);
+    for (std::size_t k = 0; k < model.columns; ++k) out[k] = factor * header[0] * static_cast<float>(q[k]);
+    return factor * factor * header[1];
+  }
+  std::memcpy(out.data(), p + 4, 4 * model.columns);
+  for (float& w : out) w *= factor;
+  return factor * factor * header[0];
+}
+
+}  // namespace
+
+void visit_contributions(const ModelView& model, std::size_t field, const void* text, std::size_t size,
+                         unsigned unit_bytes, ContributionSink sink, void* context) {
+  std::vector<float> weights;
+  std::string word, previous, before;
+  const auto emit = [&](std::uint64_t hash, float factor, std::string_view own, std::string_view first,
+                        std::uint32_t kind) {
+    const std::uint32_t row = model.find(hash);
+    if (row == no_row) return false;
+    const float norm2 = unpack_row(model, row, factor, weights);
+    sink(context, {own.data(), own.size(), first.data(), first.size(), field, kind, weights.data(), norm2});
+    return true;
+  };
+  auto on_unit = [&](const TextUnit& u) {
+    if (!u.is_word()) {
+      const bool skip = u.kind == TextUnit::Kind::skip;
+      emit(u.hash, 1.0f, word, skip ? before : previous, skip ? 2 : 1);
+      return;
+    }
+    before = std::move(previous), previous = std::move(word);
+    word.assign(u.text, u.bytes);
+    if (emit(u.hash, 1.0f, word, {}, 0) || !u.has_ngrams()) return;
+    const float weight = model.text.ngram_weight(ngram_count(u.chars, model.text.ngrams));
+    for_each_ngram(u.text, u.bytes, u.chars, model.text.ngrams, field_salt(Salt::ngram, field),
+                   [&](const char* p, std::size_t n, std::uint64_t hash) { emit(hash, weight, {p, n}, {}, 3); });
+  };
+  for_each_unit(text, size, unit_bytes, field, model.text, on_unit);
+}
+
+}  // namespace dspex

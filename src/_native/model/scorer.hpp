@@ -1,0 +1,50 @@
+// One call: texts and numbers in, one calibrated logit a column out. Allocates nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "view.hpp"
+
+namespace dspex {
+
+class Scorer {
+ public:
+  // sums: room for row_lanes(columns) floats, the call's accumulators.
+  void begin(const ModelView* model, float* sums) noexcept;
+
+  // unit_bytes is 1, 2 or 4: code points, as Python keeps them (1: Latin-1).
+  void add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept;
+
+  // logits: [columns]. dense: [dense_width], may be null when there are none.
+  void finish(const float* dense, float* logits) noexcept;
+
+  std::uint32_t known_units() const noexcept { return known_; }
+  std::uint32_t unknown_units() const noexcept { return unknown_; }
+
+ private:
+  const ModelView* model_ = nullptr;
+  float* sums_ = nullptr;
+  float norm2_ = 0;
+  std::uint32_t known_ = 0, unknown_ = 0;
+};
+
+// What one unit of a text adds to the logits, for explanations.
+struct Contribution {
+  const char* text;         // of a word or n-gram, folded; of a pair, its second word
+  std::size_t bytes;
+  const char* first;        // of a pair, its first word
+  std::size_t first_bytes;
+  std::size_t field;
+  std::uint32_t kind;       // 0 word, 1 pair of neighbours, 2 pair around one token, 3 n-gram of an unknown word
+  const float* weights;     // [columns], before division by the norm
+  float norm2;
+};
+
+using ContributionSink = void (*)(void* context, const Contribution&);
+
+// Visits every row that add_text would add, in the same order.
+void visit_contributions(const ModelView& model, std::size_t field, const void* text, std::size_t size,
+                         unsigned unit_bytes, ContributionSink sink, void* context);
+
+}  // namespace dspex

@@ -1,0 +1,182 @@
+# What the Cython modules see of the C++ headers.
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libcpp cimport bool as cbool
+from libcpp.vector cimport vector
+
+
+cdef extern from "text/features.hpp" namespace "dspex" nogil:
+    cdef cppclass NgramRange:
+        uint32_t min_n
+        uint32_t max_n
+
+    cdef cppclass TextOptions:
+        NgramRange ngrams
+        float word_weight
+        float bigram_weight
+        float skip_weight
+        float char_weight
+        float char_power
+
+
+cdef extern from "model/view.hpp" namespace "dspex" nogil:
+    cdef cppclass IndexEntry:
+        uint32_t tag
+        uint32_t row
+
+    size_t row_stride(size_t columns)
+    size_t row_lanes(size_t columns)
+
+    cdef cppclass ModelView:
+        const IndexEntry* index
+        size_t slots                # a power of two
+        const uint8_t* rows         # [row_count, row_stride(columns)]
+        size_t row_count
+        size_t columns
+        const float* bias           # [columns]
+        const float* dense          # [dense_width, columns]
+        size_t dense_width
+        TextOptions text
+        void validate() except +    # invalid_argument -> ValueError
+
+
+cdef extern from "model/scorer.hpp" namespace "dspex" nogil:
+    cdef cppclass Scorer:
+        Scorer()
+        void begin(const ModelView* model, float* sums)     # sums: [row_lanes], zeroed here
+        void add_text(size_t field, const void* text, size_t size, unsigned unit_bytes)
+        void finish(const float* dense, float* logits)
+        uint32_t known_units()
+        uint32_t unknown_units()
+
+    cdef cppclass Contribution:
+        const char* text
+        size_t bytes
+        const char* first
+        size_t first_bytes
+        size_t field
+        uint32_t kind
+        const float* weights
+        float norm2
+
+    ctypedef void (*ContributionSink)(void* context, const Contribution& c)
+    void visit_contributions(const ModelView& model, size_t field, const void* text, size_t size,
+                             unsigned unit_bytes, ContributionSink sink, void* context) except +
+
+
+cdef extern from "model/heads.hpp" namespace "dspex" nogil:
+    cdef enum class AnswerKind(uint8_t):
+        choice
+        binary
+        multilabel
+        number
+
+    cdef cppclass AnswerHead:
+        AnswerKind kind
+        uint32_t first
+        uint32_t columns
+        float threshold
+
+    float answer_heads(const AnswerHead* heads, size_t count, float* values, int32_t* picks)
+
+
+cdef extern from "model/checksum.hpp" namespace "dspex" nogil:
+    uint64_t checksum64_c "dspex::checksum64"(const void* data, size_t size)
+
+
+cdef extern from "model/corpus.hpp" namespace "dspex" nogil:
+    cdef cppclass CorpusOptions:
+        TextOptions text
+        uint32_t min_pair_df
+        uint32_t max_units
+
+    cdef cppclass Corpus:
+        Corpus(CorpusOptions options, size_t folds) except +
+        void count_text "count"(uint32_t row, size_t field, const void* text, size_t size, unsigned unit_bytes) except +
+        void add_text(size_t field, const void* text, size_t size, unsigned unit_bytes) except +
+        void end_row() except +
+        void finish_count(size_t rows) except +
+        void finish(const vector[uint8_t]& fold_of_row) except +
+        size_t units()
+        size_t features()
+
+
+cdef extern from "model/solver.hpp" namespace "dspex" nogil:
+    cdef enum class Loss(uint8_t):
+        hinge
+        squared
+        logistic
+        softmax
+
+    cdef cppclass DenseView:
+        const float* values         # [rows, width], the last column all 1
+        size_t width
+
+
+cdef extern from "model/stack.hpp" namespace "dspex" nogil:
+    cdef enum class HeadKind(uint8_t):
+        softmax
+        sigmoid
+        number
+
+    cdef cppclass Stack:
+        vector[double] coefficient
+        double bias
+
+
+cdef extern from "model/trainer.hpp" namespace "dspex" nogil:
+    cdef cppclass Learner:
+        Loss loss
+        float c
+
+    cdef cppclass HeadSpec:
+        HeadKind kind
+        size_t columns
+        vector[float] targets       # [rows, columns]
+        vector[float] weights       # [rows]
+        vector[Learner] learners
+
+    cdef cppclass HeadFit:
+        vector[vector[float]] held_out
+        vector[uint32_t] epochs
+        Stack stack
+
+    cdef cppclass TrainOptions:
+        size_t folds
+        size_t threads
+        uint64_t seed
+        uint32_t max_epochs
+        float tolerance
+
+    cdef cppclass Trainer:
+        Trainer(const Corpus& corpus, DenseView dense, vector[uint8_t] fold_of_row, vector[HeadSpec] heads,
+                TrainOptions options) except +
+        void start() except +
+        cbool wait_for(double seconds) except +
+        void cancel()
+        double progress()
+        vector[HeadFit] fits
+
+
+cdef extern from "model/export.hpp" namespace "dspex" nogil:
+    cdef cppclass HeadScale:
+        float scale
+        float offset
+
+    cdef cppclass FloatModel:
+        size_t columns
+        vector[uint64_t] hashes
+        vector[float] norm2
+        vector[float] weights       # [rows, columns]
+        vector[float] bias
+        vector[float] dense
+
+    cdef cppclass PackedModel:
+        vector[IndexEntry] index
+        vector[uint8_t] rows
+
+    FloatModel fold_model(const Corpus& corpus, size_t dense_width, const vector[HeadSpec]& heads,
+                          const vector[HeadFit]& fits, const vector[HeadScale]& scales) except +
+    PackedModel pack_model(size_t columns, const vector[uint64_t]& hashes, const vector[float]& norm2,
+                           const vector[float]& weights) except +

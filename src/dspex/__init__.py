@@ -1,0 +1,66 @@
+"""dspex answers the predictable calls of DSPy programs natively, in about a microsecond."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import DspexError
+from .result import Result, Route
+from .signature import Signature
+
+if TYPE_CHECKING:
+    from .client import (
+        Client,
+        create_program,
+        delete_program,
+        execute_program,
+        get_program_info,
+        list_programs,
+    )
+    from .learning.fit import fit
+    from .program import Program, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "DspexError",
+    "Program",
+    "Result",
+    "Route",
+    "Signature",
+    "create_program",
+    "delete_program",
+    "execute_program",
+    "fit",
+    "get_program_info",
+    "list_programs",
+    "load",
+]
+
+_LAZY = {
+    "Client": "client",
+    "create_program": "client",
+    "delete_program": "client",
+    "execute_program": "client",
+    "get_program_info": "client",
+    "list_programs": "client",
+    "fit": "learning.fit",
+    "Program": "program",
+    "load": "program",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy and the client are imported on first need: `import dspex` stays light.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dspex' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"dspex.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,125 @@
+"""Checks the description that comes with a model file, before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ModelFileError, SignatureError
+from .signature import Signature
+
+__all__ = ["checked_meta"]
+
+_HINT = "The file is damaged or was not written by dspex; fit the program again"
+_ARRAYS = {
+    "index": (np.uint32, 2),
+    "rows": (np.uint8, 1),
+    "hashes": (np.uint64, 1),
+    "bias": (np.float32, 1),
+    "dense": (np.float32, 2),
+    "dense_scale": (np.float32, 2),
+}
+_TEXT_RANGES = {
+    "min_n": (1, 16),
+    "max_n": (1, 16),
+    "word_weight": (0, 100),
+    "bigram_weight": (0, 100),
+    "skip_weight": (0, 100),
+    "char_weight": (0, 100),
+    "char_power": (0, 1),
+}
+_HEAD_KINDS = {"class": ("choice", "binary"), "bool": ("binary",), "multilabel": ("multilabel",)}
+
+
+def checked_meta(
+    meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[Signature, dict[str, Any]]:
+    """The signature and the rest of a model file's description.
+
+    Raises:
+        ModelFileError: something is missing, of the wrong type or contradicts the arrays.
+    """
+    for key in ("signature", "inputs", "heads", "text", "id", "options", "data", "calibration", "units", "ngrams"):
+        if key not in meta:
+            raise _bad(f"{key!r} is missing from its description")
+    try:
+        signature = Signature.from_dict(meta["signature"])
+    except SignatureError as error:
+        raise ModelFileError(f"its signature cannot be read: {error.message}", hint=_HINT) from error
+    if not isinstance(meta["id"], str):
+        raise _bad("its id is not text")
+    _check_arrays(arrays)
+    _check_text(meta["text"])
+    _check_inputs(meta["inputs"], signature)
+    _check_heads(meta["heads"], signature)
+    rest = {key: value for key, value in meta.items() if key != "signature"}
+    rest["inputs"] = [tuple(entry) for entry in meta["inputs"]]
+    return signature, rest
+
+
+def _bad(message: str) -> ModelFileError:
+    return ModelFileError(message, hint=_HINT)
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
+    for name, (dtype, dims) in _ARRAYS.items():
+        if name not in arrays:
+            raise _bad(f"the tensor {name!r} is missing")
+        array = arrays[name]
+        if array.dtype != dtype or array.ndim != dims:
+            raise _bad(f"the tensor {name!r} is {array.dtype} of {array.ndim} dimensions")
+    if len(arrays["bias"]) == 0:
+        raise _bad("it has no outputs")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, dict) or set(text) != set(_TEXT_RANGES):
+        raise _bad("its text options are not the known ones")
+    for name, (low, high) in _TEXT_RANGES.items():
+        if not _number(text[name]) or not low <= text[name] <= high:
+            raise _bad(f"its text option {name!r} is out of range")
+    if not all(isinstance(text[name], int) for name in ("min_n", "max_n")):
+        raise _bad("its n-gram lengths are not integers")
+
+
+def _check_inputs(inputs: Any, signature: Signature) -> None:
+    if not isinstance(inputs, list) or len(inputs) != len(signature.inputs):
+        raise _bad("its inputs are not those of its signature")
+    for entry, (name, field) in zip(inputs, signature.inputs.items(), strict=True):
+        if not isinstance(entry, list) or len(entry) != 3 or entry[:2] != [name, field.kind]:
+            raise _bad("its inputs are not those of its signature")
+        if field.kind not in ("text", "int", "float", "bool", "vector"):
+            raise _bad(f"its input {name!r} is of a kind that is not native")
+        width = entry[2]
+        good = isinstance(width, int) and not isinstance(width, bool)
+        if not good or not (width == 0 if field.kind == "text" else 1 <= width <= 1 << 20):
+            raise _bad(f"the width of its input {name!r} is out of range")
+        if field.kind not in ("text", "vector") and width != 1:
+            raise _bad(f"the width of its input {name!r} is out of range")
+
+
+def _check_heads(heads: Any, signature: Signature) -> None:
+    if not isinstance(heads, list) or len(heads) != len(signature.outputs):
+        raise _bad("its heads are not the outputs of its signature")
+    for head, (name, field) in zip(heads, signature.outputs.items(), strict=True):
+        if not isinstance(head, dict) or head.get("name") != name:
+            raise _bad("its heads are not the outputs of its signature")
+        if head.get("kind") not in _HEAD_KINDS.get(field.kind, ("number",) if field.kind in ("int", "float") else ()):
+            raise _bad(f"its head {name!r} does not fit the output's type")
+        classes = 2 if field.kind == "bool" else len(field.classes or ())
+        wanted = classes if head["kind"] in ("choice", "multilabel") else 1
+        if head.get("columns") != wanted or isinstance(head["columns"], bool) or wanted < 1:
+            raise _bad(f"its head {name!r} has the wrong number of columns")
+        if head["kind"] == "binary" and classes != 2:
+            raise _bad(f"its head {name!r} is for two classes, the output has {classes}")
+        threshold = head.get("threshold", 0.5)
+        if not _number(threshold) or not 0 < threshold < 1:
+            raise _bad(f"the threshold of its head {name!r} is out of range")

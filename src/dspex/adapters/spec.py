@@ -1,0 +1,239 @@
+"""What a program is asked to be: the one typed, checked form of a program spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dspex.errors import ConfigError, DspexError, ProgramError, SignatureError, nearest
+from dspex.signature import Field, Signature
+
+if TYPE_CHECKING:
+    from dspex.program import Program
+
+__all__ = [
+    "DSPY_KINDS",
+    "ENUMERABLE",
+    "KINDS",
+    "ProgramSpec",
+    "kind_error",
+    "natural_kind",
+    "require_same_task",
+]
+
+#: Field kinds whose values can be listed, so that each value has a probability.
+ENUMERABLE = frozenset({"bool", "class", "multilabel"})
+#: Program kinds that only a DSPy backend can run.
+DSPY_KINDS = ("chain_of_thought", "react", "program_of_thought", "module")
+#: Every program kind that means something to dspex, whether or not this version can run it.
+KINDS = ("predict", "classify", "embed", *DSPY_KINDS)
+
+_KEYS = ("signature", "id", "kind", "adapter", "examples", "path", "program", "options", "tags")
+_SOURCES = ("examples", "path", "program")
+_MAX_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """A program spec whose keys have been checked. Build it with :meth:`of`.
+
+    Attributes:
+        signature: the task; None only when `path` is given, whose file holds it.
+        id: the wanted id, or None for a new one.
+        kind: one of `KINDS`, or None for what the outputs suggest.
+        adapter: the name of the adapter that is to run it, or None for "auto".
+        examples: rows to fit on, in any form that `dspex.fit` takes.
+        path: a saved `.dspex` file.
+        program: a fitted `dspex.Program`.
+        options: settings for the adapter that builds the program.
+        tags: free labels, shown in the program's info.
+    """
+
+    signature: Signature | None
+    id: str | None = None
+    kind: str | None = None
+    adapter: str | None = None
+    examples: Any = None
+    path: str | None = None
+    program: Program | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any] | ProgramSpec) -> ProgramSpec:
+        """Checks a mapping and returns it as a spec; a spec is returned as it is.
+
+        Raises:
+            ConfigError: an unknown key, a value of the wrong type, or more than one of
+                `examples`, `path` and `program`.
+            SignatureError: no signature, one that cannot be read, or one that is not the
+                given program's.
+        """
+        if isinstance(spec, ProgramSpec):
+            return spec
+        if not isinstance(spec, Mapping):
+            raise ConfigError(
+                f"a program spec is a mapping, not {type(spec).__name__}",
+                hint="For instance {'signature': 'text -> label: bool', 'examples': rows}",
+            )
+        program_id = _program_id(spec.get("id"))
+        try:
+            return _from_mapping(cls, spec, program_id)
+        except DspexError as error:
+            if error.program is None:
+                error.program = program_id
+            raise
+
+
+def _from_mapping(cls: type[ProgramSpec], spec: Mapping[str, Any], program_id: str | None) -> ProgramSpec:
+    for key in spec:
+        if key not in _KEYS:
+            raise ConfigError(f"unknown key {key!r} in a program spec", hint=nearest(str(key), _KEYS))
+    given = [key for key in _SOURCES if spec.get(key) is not None]
+    if len(given) > 1:
+        raise ConfigError(
+            f"a program comes from one source, not from {' and '.join(given)}",
+            hint="Give one of examples, path and program",
+        )
+    program = _program(spec.get("program"))
+    return cls(
+        signature=_signature(spec, program),
+        id=program_id,
+        kind=_kind(spec.get("kind")),
+        adapter=_text(spec, "adapter"),
+        examples=spec.get("examples"),
+        path=_path(spec.get("path")),
+        program=program,
+        options=_options(spec.get("options")),
+        tags=_tags(spec.get("tags")),
+    )
+
+
+def natural_kind(signature: Signature) -> str:
+    """`classify` if every output can be listed, else `predict`."""
+    return "classify" if all(f.kind in ENUMERABLE for f in signature.outputs.values()) else "predict"
+
+
+def kind_error(kind: str, adapter: str, program: str | None = None) -> ProgramError:
+    """The error for a kind that exists, but that `adapter` does not run."""
+    if kind in DSPY_KINDS:
+        hint = "This kind runs on DSPy, and this version of dspex has no DSPy adapter"
+    elif kind == "embed":
+        hint = "Embeddings are not in this version of dspex"
+    else:
+        hint = "Choose another adapter, or leave the kind out"
+    return ProgramError(f"the {adapter} adapter cannot run kind {kind!r}", program=program, hint=hint)
+
+
+def require_same_task(declared: Signature, actual: Signature, program: str | None = None) -> None:
+    """Checks that a program made elsewhere does the declared task.
+
+    A declared `str` output also stands for classes that were learned from examples, and an Enum for its
+    values. Instructions and descriptions may differ.
+
+    Raises:
+        SignatureError: naming the first field that differs.
+    """
+    sides = ((declared.inputs, actual.inputs), (declared.outputs, actual.outputs))
+    for role, (wanted, found) in zip(("input", "output"), sides, strict=True):
+        for name in (*wanted, *found):
+            if name not in wanted or name not in found or not _fits(wanted[name], found[name]):
+                raise SignatureError(
+                    f"the program's signature is {actual.to_string()!r}, not {declared.to_string()!r}",
+                    field=name,
+                    program=program,
+                    hint=f"The {role} {name!r} differs. Leave the signature out to take the program's",
+                )
+
+
+def _fits(wanted: Field, found: Field) -> bool:
+    if wanted.takes_learned_classes and wanted.classes is None and found.learned:
+        return wanted.type_name == found.type_name
+    return wanted.kind == found.kind and wanted.values == found.values
+
+
+def _program_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > _MAX_ID:
+        raise ConfigError(
+            f"a program id is a printable string of 1 to {_MAX_ID} characters, not {_short(value)}",
+            hint="Leave the id out to be given one",
+        )
+    return value
+
+
+def _signature(spec: Mapping[str, Any], program: Program | None) -> Signature | None:
+    given = spec.get("signature")
+    if given is not None:
+        signature = Signature.of(given)
+        if program is not None:
+            require_same_task(signature, program.signature)
+            return program.signature
+        return signature
+    if program is not None:
+        return program.signature
+    if spec.get("path") is not None:
+        return None
+    raise SignatureError(
+        "a program spec needs a signature",
+        hint="For instance {'signature': \"text -> label: Literal['a', 'b']\"}",
+    )
+
+
+def _program(value: Any) -> Program | None:
+    if value is None:
+        return None
+    from dspex.program import Program
+
+    if isinstance(value, Program):
+        return value
+    raise ConfigError(
+        f"program is a fitted dspex.Program, not {type(value).__name__}",
+        hint="Make one with dspex.fit or dspex.load",
+    )
+
+
+def _kind(value: Any) -> str | None:
+    if value is None or value in KINDS:
+        return value  # type: ignore[no-any-return]
+    raise ConfigError(f"unknown program kind {_short(value)}", hint=nearest(str(value), KINDS))
+
+
+def _text(spec: Mapping[str, Any], key: str) -> str | None:
+    value = spec.get(key)
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigError(f"{key} is a non-empty string, not {_short(value)}")
+
+
+def _path(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str | os.PathLike) and (path := os.fspath(value)) and isinstance(path, str):
+        return path
+    raise ConfigError(f"path names a saved program, and is not {_short(value)}")
+
+
+def _options(value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise ConfigError(f"options is a mapping with string keys, not {_short(value)}")
+
+
+def _tags(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if listed and all(isinstance(tag, str) and tag for tag in value):
+        return tuple(value)
+    raise ConfigError(f"tags is a list of non-empty strings, not {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""The command line: ``dspex fit``, ``eval``, ``predict``, ``info``, ``bench`` and ``demo``."""

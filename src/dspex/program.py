@@ -1,0 +1,222 @@
+"""A native program: a signature, a finished model, and the calls that run it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core, modelfile
+from .checks import check_inputs
+from .errors import InputError, ModelFileError, nearest
+from .result import Result, Route
+from .signature import Signature
+
+__all__ = ["Program", "Reason", "load"]
+
+_ROUTE = Route("native", reason="native program")
+_LONG = 1 << 20  # characters from which a call is worth a thread of its own
+
+
+class Reason(NamedTuple):
+    """One part of an explanation.
+
+    Attributes:
+        feature: the folded word, pair of words or n-gram; or the name of a numeric input; or "(bias)".
+        weight: what it adds to the logit (to the number, for a numeric output).
+        kind: "word", "bigram", "skipgram", "ngram", "number" or "bias". N-grams speak for unknown words.
+        field: the input it comes from, or "" for the bias.
+    """
+
+    feature: str
+    weight: float
+    kind: str
+    field: str
+
+
+class Program(_core.Predictor):
+    """Answers calls of one signature natively. Made by `dspex.fit` and `dspex.load`; safe to share by threads.
+
+    Attributes:
+        id: the program's id.
+        signature: with the classes of outputs that were learned from examples.
+        kind: "classify" when every output is enumerable, else "predict".
+        backend: "native".
+    """
+
+    backend: ClassVar[str] = "native"
+
+    def __init__(self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+        self.id: str = meta["id"]
+        self._install(signature, arrays, meta)
+
+    def _install(
+        self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+    ) -> None:
+        heads = [dict(head) | {"classes": _classes(signature, head)} for head in meta["heads"]]
+        self._bind(meta["inputs"], heads, arrays, meta["text"], _ROUTE)
+        self.signature = signature
+        self._arrays = dict(arrays)
+        self._meta = dict(meta)
+        numeric = any(head["kind"] == "number" for head in heads)
+        self.kind = "predict" if numeric else "classify"
+
+    def batch(self, rows: Iterable[Mapping[str, Any]]) -> list[Result]:
+        """Answers many rows, in order.
+
+        Raises:
+            InputError: with the row that does not fit; no result is returned.
+        """
+        if isinstance(rows, (Mapping, str, bytes)):
+            raise InputError(f"rows are a {type(rows).__name__}", program=self.id, hint="Give a list of mappings")
+        return self._predict_rows(rows)
+
+    async def acall(self, /, **inputs: Any) -> Result:
+        """Answers one call without holding up the event loop: very long texts go to a thread."""
+        if sum(len(v) for v in inputs.values() if isinstance(v, str)) > _LONG:
+            return await asyncio.to_thread(self.predict, inputs)
+        return self.predict(inputs)
+
+    def explain(self, /, **inputs: Any) -> dict[str, list[Reason]]:
+        """Why each output was answered as it was.
+
+        Returns:
+            output -> reasons, loudest first. Their weights sum to the logit of the answer: of the picked
+            class (of the second of two; of all given labels together, for several), or to the number.
+        """
+        logits = self._logits(inputs)
+        parts, norm2 = self._parts(inputs)
+        result = self.predict(inputs)
+        out: dict[str, list[Reason]] = {}
+        first = 0
+        for head in self._meta["heads"]:
+            columns = self._answer_columns(head, first, result, logits)
+            out[head["name"]] = self._reasons(parts, norm2, inputs, columns)
+            first += head["columns"]
+        return out
+
+    def _answer_columns(
+        self, head: Mapping[str, Any], first: int, result: Result, logits: list[float]
+    ) -> list[int]:
+        if head["columns"] == 1:
+            return [first]
+        own = np.asarray(logits[first : first + head["columns"]])
+        if head["kind"] == "choice":
+            return [first + int(own.argmax())]
+        given = [first + k for k, p in enumerate(result.probabilities(head["name"]).values()) if p >= head["threshold"]]
+        return given or [first + int(own.argmax())]
+
+    def _parts(self, inputs: Mapping[str, Any]) -> tuple[list[tuple[str, str, str, NDArray[Any]]], float]:
+        """(kind, feature, field, weights) of every row the texts add, and the sum of their squared norms."""
+        parts, norm2 = [], 0.0
+        texts = [name for name, kind, _ in self._meta["inputs"] if kind == "text"]
+        for index, name in enumerate(texts):
+            for kind, feature, square, weights in self._contributions(inputs[name], index):
+                parts.append((kind, feature, name, np.asarray(weights)))
+                norm2 += square
+        return parts, norm2
+
+    def _reasons(
+        self,
+        parts: list[tuple[str, str, str, NDArray[Any]]],
+        norm2: float,
+        inputs: Mapping[str, Any],
+        columns: list[int],
+    ) -> list[Reason]:
+        sums: dict[tuple[str, str, str], float] = {}
+        scale = 1 / math.sqrt(norm2) if norm2 > 0 else 0.0
+        for kind, feature, name, weights in parts:
+            key = (feature, kind, name)
+            sums[key] = sums.get(key, 0.0) + float(weights[columns].sum()) * scale
+        z = self._dense_values(inputs)
+        at = 0
+        for name, kind, width in self._meta["inputs"]:
+            if kind == "text":
+                continue
+            own = sum(z[at + d] * float(self._arrays["dense"][at + d][columns].sum()) for d in range(width))
+            sums[name, "number", name] = own
+            at += width
+        sums["(bias)", "bias", ""] = float(self._arrays["bias"][columns].sum())
+        reasons = [Reason(feature, weight, kind, name) for (feature, kind, name), weight in sums.items()]
+        return sorted(reasons, key=lambda r: -abs(r.weight))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the program to one file, in the safetensors format, whole or not at all.
+
+        Raises:
+            ModelFileError: the file cannot be written; an older one stays as it was.
+        """
+        modelfile.write_model(path, self._arrays, self._meta | {"signature": self.signature.to_dict()})
+
+    def info(self) -> dict[str, Any]:
+        """What is known of the program, as JSON-able data."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "backend": self.backend,
+            "signature": self.signature.to_string(),
+            "inputs": list(self.signature.inputs),
+            "outputs": {
+                name: {"kind": field.kind, "classes": list(field.values or ()) or None}
+                for name, field in self.signature.outputs.items()
+            },
+            "rows": len(self._arrays["hashes"]),
+            "model_bytes": sum(int(a.nbytes) for a in self._arrays.values()),
+            **{key: self._meta[key] for key in ("units", "ngrams", "options", "data", "calibration")},
+        }
+
+    def _reject(self, inputs: Any, row: int | None) -> NoReturn:
+        """The compiled check said no; this one finds out why."""
+        checked = check_inputs(self.signature, inputs, program=self.id, row=row)
+        for name, kind, width in self._meta["inputs"]:
+            if kind == "vector" and len(checked[name]) != width:
+                raise InputError(
+                    f"the vector has {len(checked[name])} dimensions", field=name, program=self.id, row=row,
+                    hint=f"The program was fitted on {width}",
+                )  # fmt: skip
+        raise InputError("the inputs do not fit the signature", program=self.id, row=row)
+
+    def __repr__(self) -> str:
+        return f"<dspex.Program {self.id!r}: {self.signature.to_string()}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.signature.to_dict(), {k: np.array(v) for k, v in self._arrays.items()}, self._meta)
+
+
+def _rebuild(signature: dict[str, Any], arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Program:
+    return Program(Signature.from_dict(signature), arrays, meta)
+
+
+def _classes(signature: Signature, head: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    field = signature.outputs[head["name"]]
+    return (False, True) if field.kind == "bool" else field.classes
+
+
+def load(path: str | os.PathLike[str]) -> Program:
+    """Loads a program that `Program.save` wrote. The weights stay in the mapped file and are shared.
+
+    Enum classes come back as their values: loading imports nothing. Give them their Enum again with
+    `signature.with_classes`.
+
+    Raises:
+        ModelFileError: the file is missing, damaged, foreign or of a newer version; everything is checked
+            before it is used.
+    """
+    from ._meta import checked_meta
+
+    file = modelfile.read_model(path)
+    try:
+        signature, meta = checked_meta(file.meta, file.arrays)
+        return Program(signature, file.arrays, meta)
+    except ModelFileError as error:
+        raise ModelFileError(f"{Path(path).name}: {error.message}", hint=error.hint) from error.__cause__
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ModelFileError(
+            f"{Path(path).name}: its parts do not fit each other: {error}", hint="Fit the program again"
+        ) from error
