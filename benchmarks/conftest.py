@@ -12,7 +12,8 @@ from dspex import demo
 
 @pytest.fixture(scope="session")
 def train() -> list[dict[str, str]]:
-    return demo.split()[0]
+    rows: list[dict[str, str]] = demo.split()[0]
+    return rows
 
 
 @pytest.fixture(scope="session")

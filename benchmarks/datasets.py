@@ -67,7 +67,11 @@ def load(name: str) -> DataSet:
 
 def _read(path: Path) -> list[Row]:
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+        rows: list[Row] = [json.loads(line) for line in lines if line.strip()]
+    for row in rows:
+        if isinstance(row["label"], list):  # a few rows of NLU++ name a label twice
+            row["label"] = list(dict.fromkeys(row["label"]))
+    return rows
 
 
 def _task(rows: list[Row]) -> Task:

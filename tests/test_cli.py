@@ -254,6 +254,12 @@ def test_predict_as_json(run):
     assert "end_ride" in json.dumps(answer)
     assert answer["inputs"] == {"text": TEXT}
     assert 0 < answer["confidence"] <= 1
+    assert "probabilities" not in answer
+    answer = run("predict", "one.dspex", TEXT, "--json", "--probabilities").json()
+    shares = answer["probabilities"]["label"]
+    assert len(shares) == 12
+    assert max(shares, key=shares.get) == answer["outputs"]["label"] == "end_ride"
+    assert shares["end_ride"] == answer["confidence"]
 
 
 @pytest.mark.parametrize(

@@ -436,7 +436,7 @@ cdef class Predictor:
             except OverflowError:
                 return False
         elif kind != BOOLEAN and (hasattr(value, "dtype") and getattr(value, "ndim", 1) == 0):
-            if kind == INTEGER and value.dtype.kind not in "iu":
+            if value.dtype.kind not in ("iu" if kind == INTEGER else "iuf"):
                 return False
             x = float(value)
         elif kind == BOOLEAN and hasattr(value, "dtype") and value.dtype.kind == "b" and value.ndim == 0:

@@ -71,7 +71,9 @@ def label_of(field: Field, value: Any, *, row: int | None = None) -> Any:
     try:
         return check(value, field)
     except _Misfit as misfit:
-        raise InputError(f"output {field.name!r}: {misfit}", field=field.name, row=row, hint=misfit.hint) from None
+        raise InputError(
+            f"output {field.name!r}: {misfit}", field=field.name, row=row, hint=misfit.hint
+        ) from None
 
 
 def _check(

@@ -97,13 +97,26 @@ class DualSolver {
  private:
   std::size_t columns() const noexcept { return Fixed != 0 ? Fixed : k_; }
 
-  template <class Visit>
-  void for_each_feature(std::uint32_t row, Visit&& visit) {
+  // The row's features in one list, so that both passes can fetch rows of weights ahead of their use.
+  void gather(std::uint32_t row) {
     const Corpus& c = *p_.corpus;
+    feature_.clear(), value_.clear();
     for (auto i = c.rows.begin[row]; i < c.rows.begin[row + 1]; ++i) {
       const std::uint32_t unit = c.rows.items[i];
-      for (auto j = c.unit_features.begin[unit]; j < c.unit_features.begin[unit + 1]; ++j)
-        visit(w_.row(c.unit_features.items[j]), c.values[j]);
+      const auto first = c.unit_features.begin[unit], last = c.unit_features.begin[unit + 1];
+      feature_.insert(feature_.end(), c.unit_features.items.data() + first, c.unit_features.items.data() + last);
+      value_.insert(value_.end(), c.values.data() + first, c.values.data() + last);
+    }
+  }
+
+  template <class Visit>
+  void for_each_feature(Visit&& visit) {
+    constexpr std::size_t ahead = 6;
+    const std::size_t n = feature_.size();
+    for (std::size_t j = 0; j < n; ++j) {
+      const float* next = w_.row(feature_[std::min(j + ahead, n - 1)]);
+      for (std::size_t c = 0; c < columns(); c += 16) __builtin_prefetch(next + c, 1);
+      visit(w_.row(feature_[j]), value_[j]);
     }
   }
 
@@ -111,7 +124,7 @@ class DualSolver {
     const std::size_t k = columns();
     float* __restrict s = score_.data();
     std::fill_n(s, k, 0.0f);
-    for_each_feature(row, [&](const float* w, float v) {
+    for_each_feature([&](const float* w, float v) {
       for (std::size_t c = 0; c < k; ++c) s[c] += v * w[c];
     });
     const float inv = p_.corpus->inv_norm[row];
@@ -133,7 +146,7 @@ class DualSolver {
     }
     const float inv = p_.corpus->inv_norm[row];
     for (std::size_t c = 0; c < k; ++c) d[c] *= inv;
-    for_each_feature(row, [&](float* w, float v) {
+    for_each_feature([&](float* w, float v) {
       for (std::size_t c = 0; c < k; ++c) w[c] += v * d[c];
     });
   }
@@ -146,6 +159,7 @@ class DualSolver {
   }
 
   void visit(std::uint32_t row, double& moved, double& size) {
+    gather(row);
     compute_scores(row);
     float* a = alpha_.data() + row * columns();
     const float* t = p_.targets + row * p_.columns;
@@ -200,7 +214,8 @@ class DualSolver {
   SolverOptions o_;
   Solution& w_;
   std::size_t k_;
-  std::vector<float> alpha_, score_, step_, prob_;
+  std::vector<float> alpha_, score_, step_, prob_, value_;
+  std::vector<std::uint32_t> feature_;
 };
 
 // Runs one solver and returns its epochs. The dispatch on instruction sets is here, once per run.

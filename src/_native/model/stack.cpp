@@ -139,19 +139,26 @@ class StackFit {
 
 }  // namespace
 
+namespace {
+
+// Held-out scores that are no better than chance, or too few, can ask for a slope of zero or less. The model
+// is then kept, barely sure of itself: its ranking of the classes is all there is.
+double positive(double slope) { return std::max(slope, 0.05); }
+
+}  // namespace
+
 Stack fit_stack(HeadKind kind, std::span<const float* const> scores, const float* targets, const float* weights,
                 std::size_t rows, std::size_t columns) {
   const auto fit = [&](const float* s) { return StackFit(kind, {s}, targets, weights, rows, columns).run(); };
   Stack stack;
   std::vector<float> average(rows * columns, 0.0f);
   for (const float* s : scores) {
-    // A model that is worse than none, as on shuffled labels, is given no say.
-    const double share = std::max(fit(s)[0], 0.0) / static_cast<double>(scores.size());
+    const double share = positive(fit(s)[0]) / static_cast<double>(scores.size());
     stack.coefficient.push_back(share);
     for (std::size_t i = 0; i < average.size(); ++i) average[i] += static_cast<float>(share) * s[i];
   }
   const std::vector<double> last = fit(average.data());
-  for (double& c : stack.coefficient) c *= std::max(last[0], 0.0);
+  for (double& c : stack.coefficient) c *= positive(last[0]);
   if (kind != HeadKind::softmax) stack.bias = last.back();
   return stack;
 }

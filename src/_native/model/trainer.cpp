@@ -43,8 +43,9 @@ void Trainer::plan() {
           const HeadSpec& spec = heads_[h];
           const Problem problem{&corpus_, dense_, spec.targets.data(), spec.weights.data(), spec.columns};
           auto solution = std::make_unique<Solution>(problem, padded_columns(spec.columns));
-          const SolverOptions so{spec.learners[m].loss, spec.learners[m].c, options_.max_epochs, options_.tolerance,
-                                 options_.seed * 1000003 + h * 131 + m};
+          const Learner& learner = spec.learners[m];
+          const SolverOptions so{learner.loss, learner.c, options_.max_epochs,
+                                 options_.tolerance, options_.seed * 1000003 + h * 131 + m};
           const std::uint32_t epochs = solve(problem, so, rows_outside(fold_of_row_, fold), *solution, state_);
           if (fold == no_fold) {
             fits[h].epochs[m] = epochs;

@@ -166,23 +166,31 @@ class LocalAdapter(Adapter):
 
     def create_program(self, spec: Spec) -> str:
         self._store.require_open()
+        try:
+            checked = self._checked(spec)
+            program_id = self._store.create(checked.id, lambda key: self._held(checked, key))
+        except Exception as error:
+            self._note(error, None)
+            raise
+        with self._lock:
+            self._created += 1
+        return program_id
+
+    def _checked(self, spec: Spec) -> ProgramSpec:
         checked = ProgramSpec.of(spec)
         self.require_kind(checked)
         if checked.adapter not in (None, self.name):
             raise ConfigError(
                 f"the spec names adapter {checked.adapter!r}, not {self.name!r}", program=checked.id
             )
-        try:
-            program_id = self._store.create(checked.id, lambda key: self._held(checked, key))
-        except Exception as error:
-            self._note(error, checked.id)
-            raise
-        with self._lock:
-            self._created += 1
-        return program_id
+        return checked
 
     def _held(self, spec: ProgramSpec, program_id: str) -> _Held:
-        runner = self.build(spec, program_id)
+        try:
+            runner = self.build(spec, program_id)
+        except DspexError as error:
+            error.program = program_id
+            raise
         if spec.kind == "classify" and runner.kind != "classify":
             raise SignatureError(
                 "kind 'classify' needs outputs that can be listed",
@@ -317,9 +325,9 @@ class LocalAdapter(Adapter):
             raise
 
     def _note(self, error: Exception, program_id: str | None) -> None:
-        """Counts an error, and names the program on it if nobody has."""
+        """Counts an error, and names the program on it by the id that the caller knows."""
         category = error.category if isinstance(error, DspexError) else "system"
-        if isinstance(error, DspexError) and error.program is None:
+        if isinstance(error, DspexError) and program_id is not None:
             error.program = program_id
         with self._lock:
             self._errors[category] += 1

@@ -17,7 +17,7 @@ from dspex.adapters.local import LocalAdapter
 from dspex.adapters.made_up import Draw, canonical, made_up_probabilities, made_up_value
 from dspex.adapters.spec import ENUMERABLE, ProgramSpec, natural_kind
 from dspex.checks import check_inputs, check_outputs
-from dspex.errors import CommunicationError, ConfigError, DspexError, InputError, ProgramError, SignatureError
+from dspex.errors import CommunicationError, ConfigError, DspexError, ProgramError, SignatureError
 from dspex.result import Result, Route
 from dspex.signature import Signature
 
@@ -87,7 +87,7 @@ class MockAdapter(LocalAdapter):
         check_options(spec.options, _OPTIONS, "the mock adapter", program_id)
         settings = {**self._defaults, **spec.options}
         _check_settings(**settings, program=program_id)
-        return _MockProgram(program_id, _with_seen_classes(spec.signature, spec.examples), **settings)
+        return _MockProgram(program_id, _as_fitted(spec.signature, spec.examples), **settings)
 
     def get_test_capabilities(self) -> Capabilities:
         self._store.require_open()
@@ -229,27 +229,13 @@ def _top(kind: str, odds: Mapping[Any, float]) -> float:
     return max(odds.values())
 
 
-def _with_seen_classes(signature: Signature, examples: Any) -> Signature:
-    """The signature that fitting would give: `str` outputs have the classes that the examples show."""
+def _as_fitted(signature: Signature, examples: Any) -> Signature:
+    """The signature that fitting would give, with the same checks of the examples."""
     if examples is None:
         return signature
-    for name, field in signature.outputs.items():
-        if field.takes_learned_classes and field.classes is None:
-            seen: set[Any] = set()
-            for row, value in enumerate(_column(examples, name)):
-                labels = value if field.kind != "text" and isinstance(value, list | tuple) else [value]
-                if not all(isinstance(label, str) for label in labels):
-                    raise InputError(f"a {type(value).__name__} cannot be a class", field=name, row=row)
-                seen.update(labels)
-            signature = signature.with_classes(name, sorted(seen))
-    return signature
+    from dspex.learning.examples import read_examples  # not at the top: learning stands above adapters
 
-
-def _column(examples: Any, name: str) -> list[Any]:
-    try:
-        return list(examples[name]) if isinstance(examples, Mapping) else [row[name] for row in examples]
-    except (KeyError, TypeError, IndexError):
-        raise InputError(f"the examples do not all show {name!r}", field=name) from None
+    return read_examples(signature, examples)[0]
 
 
 class _Unscripted:

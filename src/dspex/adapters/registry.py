@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspex.adapters.base import Adapter
 from dspex.errors import ConfigError, DspexError, nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "BUILTIN",
@@ -40,8 +42,10 @@ BUILTIN = {
 _RESERVED = frozenset({"auto"})
 
 
-def _installed() -> Iterable[importlib.metadata.EntryPoint]:
-    return importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+def _installed() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import, and seldom needed
+
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 class Registry:
@@ -51,10 +55,10 @@ class Registry:
         installed: gives the entry points; asked once, on the first name that is not known otherwise.
     """
 
-    def __init__(self, installed: Callable[[], Iterable[importlib.metadata.EntryPoint]] = _installed) -> None:
+    def __init__(self, installed: Callable[[], Iterable[EntryPoint]] = _installed) -> None:
         self._installed = installed
         self._registered: dict[str, Factory] = {}
-        self._offers: dict[str, list[importlib.metadata.EntryPoint]] | None = None
+        self._offers: dict[str, list[EntryPoint]] | None = None
         self._lock = threading.RLock()
 
     def register(self, name: str, factory: Factory, *, replace: bool = False) -> None:
@@ -135,9 +139,9 @@ class Registry:
         with self._lock:
             return sorted({*BUILTIN, *self._registered, *self._scan()})
 
-    def _scan(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
+    def _scan(self) -> dict[str, list[EntryPoint]]:
         if self._offers is None:
-            offers: dict[str, list[importlib.metadata.EntryPoint]] = {}
+            offers: dict[str, list[EntryPoint]] = {}
             for point in self._installed():
                 if point.name in BUILTIN or point.name in _RESERVED:
                     warnings.warn(
@@ -152,7 +156,7 @@ class Registry:
         return self._offers
 
 
-def _load(name: str, offers: list[importlib.metadata.EntryPoint]) -> Factory:
+def _load(name: str, offers: list[EntryPoint]) -> Factory:
     owners = sorted({_owner(point) for point in offers})
     if len({point.value for point in offers}) > 1:
         raise ConfigError(
@@ -175,7 +179,7 @@ def _load(name: str, offers: list[importlib.metadata.EntryPoint]) -> Factory:
     return loaded
 
 
-def _owner(point: importlib.metadata.EntryPoint) -> str:
+def _owner(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value
 
 

@@ -18,9 +18,9 @@ __all__ = [
     "ENUMERABLE",
     "KINDS",
     "ProgramSpec",
+    "bound_signature",
     "kind_error",
     "natural_kind",
-    "require_same_task",
 ]
 
 #: Field kinds whose values can be listed, so that each value has a probability.
@@ -127,14 +127,14 @@ def kind_error(kind: str, adapter: str, program: str | None = None) -> ProgramEr
     return ProgramError(f"the {adapter} adapter cannot run kind {kind!r}", program=program, hint=hint)
 
 
-def require_same_task(declared: Signature, actual: Signature, program: str | None = None) -> None:
-    """Checks that a program made elsewhere does the declared task.
+def bound_signature(declared: Signature, actual: Signature, program: str | None = None) -> Signature:
+    """The signature of a program made elsewhere, with the Enums of the one it is declared to have.
 
     A declared `str` output also stands for classes that were learned from examples, and an Enum for its
-    values. Instructions and descriptions may differ.
+    values, which a saved program holds in its place. Instructions and descriptions may differ.
 
     Raises:
-        SignatureError: naming the first field that differs.
+        SignatureError: it does another task; `field` names the first field that differs.
     """
     sides = ((declared.inputs, actual.inputs), (declared.outputs, actual.outputs))
     for role, (wanted, found) in zip(("input", "output"), sides, strict=True):
@@ -146,6 +146,10 @@ def require_same_task(declared: Signature, actual: Signature, program: str | Non
                     program=program,
                     hint=f"The {role} {name!r} differs. Leave the signature out to take the program's",
                 )
+    for name, output in declared.outputs.items():
+        if output.classes is not None and output.classes != actual.outputs[name].classes:
+            actual = actual.with_classes(name, type(output.classes[0]))
+    return actual
 
 
 def _fits(wanted: Field, found: Field) -> bool:
@@ -170,8 +174,7 @@ def _signature(spec: Mapping[str, Any], program: Program | None) -> Signature | 
     if given is not None:
         signature = Signature.of(given)
         if program is not None:
-            require_same_task(signature, program.signature)
-            return program.signature
+            return bound_signature(signature, program.signature)
         return signature
     if program is not None:
         return program.signature

@@ -50,7 +50,7 @@ def measure(program: Program, rows: Sequence[Mapping[str, Any]], calls: int = _C
     Returns:
         ``p50_us`` and ``p99_us`` of about ``calls`` single calls, in full rounds over the ``distinct`` rows
         after one round of warm-up; ``clock_us``, which has been taken off each; ``rows_per_s`` of the fastest
-        of three batches on all cores; ``n`` rows.
+        of three batches; ``n`` rows.
     """
     distinct = _distinct(rows)
     clock = _clock_cost()
@@ -69,7 +69,7 @@ def measure(program: Program, rows: Sequence[Mapping[str, Any]], calls: int = _C
 def print_figures(figures: Mapping[str, Any]) -> None:
     print(f"one call    p50 {figures['p50_us']:.2f} us, p99 {figures['p99_us']:.2f} us")
     print(f"            {figures['calls']:,} calls over {figures['distinct']:,} distinct rows")
-    print(f"batch       {figures['rows_per_s']:,.0f} rows/s on all cores")
+    print(f"batch       {figures['rows_per_s']:,.0f} rows/s")
 
 
 def _time_calls(program: Program, rows: Sequence[Mapping[str, Any]], calls: int) -> list[int]:

@@ -127,8 +127,9 @@ def _example(program: Program, row: Mapping[str, Any], answer: Result, why: str)
 
 
 def _reasons(program: Program, text: str) -> list[tuple[str, float]]:
-    """The parts of the text that spoke loudest for the answer."""
-    return program.explain(text=text)["label"][:_REASONS]
+    """The parts of the text that spoke loudest for the answer, with what they add to its logit."""
+    reasons = program.explain(text=text)["label"]
+    return [(part.feature, part.weight) for part in reasons if part.field and part.weight > 0][:_REASONS]
 
 
 def _print(figures: Mapping[str, Any]) -> None:

@@ -81,6 +81,8 @@ def print_scores(scores: Mapping[str, Any]) -> None:
         "macro_f1": "macro-F1",
         "mae": "mean absolute error",
     }
+    if "micro_f1" in scores:
+        names["accuracy"] = "all labels right"
     for key, name in names.items():
         if key in scores:
             print(f"{name:<19} {scores[key]:.4f}")

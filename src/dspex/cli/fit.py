@@ -19,6 +19,7 @@ DESCRIPTION = (
     "a JSON list or separated by '|'."
 )
 _OWN_OPTIONS = {"seed": "--seed", "threads": "--threads", "progress": "--no-progress"}
+_PYTHON_ONLY = ("sample_weight", "signature", "examples")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +111,8 @@ def _options(pairs: list[str]) -> dict[str, Any]:
             raise ConfigError(f"--set {pair!r} is not an option and a value", hint="Write --set OPTION=VALUE")
         if name in _OWN_OPTIONS:
             raise ConfigError(f"{name!r} is not for --set", field=name, hint=f"Use {_OWN_OPTIONS[name]}")
+        if name in _PYTHON_ONLY:
+            raise ConfigError(f"{name!r} is not for --set", field=name, hint="Use dspex.fit in Python")
         if name in options:
             raise ConfigError(f"--set {name} is given twice", field=name)
         try:

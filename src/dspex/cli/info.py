@@ -47,7 +47,7 @@ def _print(facts: Mapping[str, Any], depth: int) -> None:
 
 def _show(key: str, value: Any, width: int) -> str:
     if isinstance(value, list):
-        return output.shorten(f"{len(value)}: {', '.join(map(str, value))}", width)
+        return output.shorten(f"{len(value)}: {', '.join(_show('', item, width) for item in value)}", width)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" + (f" ({output.size(value)})" if "bytes" in key else "")
     if isinstance(value, float):

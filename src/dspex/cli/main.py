@@ -89,12 +89,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when asked: reading package metadata is slow."""
+    """Prints the version; argparse's own action would import dspex for it every time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib.metadata import version
+        from dspex import __version__
 
-        print(f"dspex {version('dspex')}")
+        print(f"dspex {__version__}")
         parser.exit()
 
 

@@ -37,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="the value of an input (repeatable)",
     )
+    parser.add_argument(
+        "--probabilities", action="store_true", help="with --json: the probability of every class"
+    )
     parser.add_argument("--lines", choices=["text", "json"], help="what the lines of standard input are")
 
 
@@ -48,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     for inputs in _all_inputs(args, program, fixed):
         result = program.predict(inputs)
         if args.json:
-            output.print_json({**result.to_dict(), "inputs": inputs})
+            output.print_json(_facts(result, inputs, args.probabilities))
         else:
             print(_line(result, inputs), flush=True)
 
@@ -136,6 +139,20 @@ def _value(signature: Signature, name: str, text: str) -> Any:
         return cell_reader(signature.inputs[name])(text)
     except ValueError as error:
         raise InputError(str(error), field=name) from None
+
+
+def _facts(result: Result, inputs: Mapping[str, Any], with_probabilities: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"outputs": result.to_dict(), "confidence": result.confidence}
+    if with_probabilities:
+        facts["probabilities"] = {name: _shares(result, name) for name in facts["outputs"]}
+    return facts | {"route": str(result.route), "inputs": inputs}
+
+
+def _shares(result: Result, name: str) -> dict[Any, float] | None:
+    try:
+        return result.probabilities(name)
+    except KeyError:  # a number has none
+        return None
 
 
 def _line(result: Result, inputs: Mapping[str, Any]) -> str:

@@ -67,7 +67,7 @@ def read_examples(signature: Signature, examples: Any) -> tuple[Signature, Colum
         for name, value in check_inputs(signature, {k: row[k] for k in inputs}, row=number).items():
             inputs[name].append(value)
         soft = {k: row[k] for k in outputs if isinstance(row[k], Mapping) and signature.outputs[k].kind in _SOFT}
-        hard = {k: row[k] for k in outputs if k not in soft}
+        hard = {k: _distinct(signature.outputs[k], row[k]) for k in outputs if k not in soft}
         checked = check_outputs(signature, hard, row=number, error=InputError, partial=True)
         for name in outputs:
             field = signature.outputs[name]
@@ -75,6 +75,13 @@ def read_examples(signature: Signature, examples: Any) -> tuple[Signature, Colum
     columns = Columns(len(rows), inputs, outputs)
     _check_vectors(signature, columns)
     return signature, columns
+
+
+def _distinct(field: Field, value: Any) -> Any:
+    # A label given twice says no more than once; real data has such rows.
+    if field.kind == "multilabel" and isinstance(value, (list, tuple)):
+        return [v for i, v in enumerate(value) if v not in value[:i]]
+    return value
 
 
 _SOFT = ("class", "bool", "multilabel")

@@ -76,7 +76,7 @@ def fit(
     dense, dense_scale, inputs = _dense(bound, columns)
     _require_content(bound, text_columns)
     chars = sum(len(text) for column in text_columns for text in column)
-    settings = settings.for_texts(chars / columns.rows)
+    settings = settings.for_texts(chars / columns.rows, choice=any(meta["kind"] == "choice" for meta in metas))
     fold_count = min(settings.folds, columns.rows)
     with reporter(progress, "fitting") as report:
         arrays, held_out, info = _fit.train(

@@ -21,8 +21,8 @@ Array = NDArray[np.float32]
 _LEARNERS = {
     "choice": (("hinge", 1.0), ("softmax", 30.0)),
     "binary": (("hinge", 0.3), ("logistic", 10.0)),
-    "multilabel": (("hinge", 1.0), ("logistic", 30.0)),
-    "number": (("squared", 0.1), ("squared", 0.5)),
+    "multilabel": (("hinge", 3.0),),
+    "number": (("squared", 0.5),),
 }
 _TRAINED_AS = {"choice": "softmax", "binary": "sigmoid", "multilabel": "sigmoid", "number": "number"}
 
@@ -120,4 +120,4 @@ def stratum(spec: Mapping[str, Any]) -> NDArray[np.int64]:
         return np.searchsorted(edges, targets[:, 0]).astype(np.int64)
     if targets.shape[1] == 1:
         return (targets[:, 0] >= 0.5).astype(np.int64)
-    return targets.argmax(1).astype(np.int64)
+    return np.asarray(targets.argmax(1), dtype=np.int64)

@@ -83,7 +83,7 @@ class CallTests(Hooks):
         for row in case.rows()[:6]:
             result = adapter.execute_program(program, row)
             assert isinstance(result, Result)
-            assert isinstance(result, Mapping)
+            assert issubclass(type(result), Mapping)
             assert list(result) == list(outputs)
             assert len(result) == len(outputs)
             _assert_read_only(result)
@@ -221,7 +221,7 @@ def _assert_read_only(result: Result) -> None:
 
 def _assert_answer(result: Result, name: str, field: Any) -> float | None:
     """Checks an enumerable output; returns its top probability, or None for a multilabel one."""
-    odds = result.probabilities(name)
+    odds: dict[Any, float] = result.probabilities(name)
     classes = (False, True) if field.kind == "bool" else field.classes
     assert set(odds) == set(classes)
     assert all(0 <= p <= 1 for p in odds.values())

@@ -1,0 +1,16 @@
+"""The compiled trainer; see src/_native/_fit.pyx."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def train(
+    texts: list[list[str]],
+    dense: NDArray[np.float32],
+    folds: NDArray[np.uint8],
+    heads: list[dict[str, Any]],
+    options: dict[str, Any],
+    progress: Callable[[float], object] | None = None,
+) -> tuple[dict[str, NDArray[Any]], list[NDArray[np.float32]], dict[str, Any]]: ...
