@@ -1,11 +1,9 @@
-"""The command line, as a user types it; in process for speed, and as a process where that is the point."""
+"""The command line as a user types it, run inside the test for speed; see also test_cli_process.py."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -389,6 +387,12 @@ def test_wrong_usage_is_one_line(run, argv, message):
     assert message in failure(run(*argv))
 
 
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"dspex {dspex.__version__}\n"
+
+
 def test_interruption(run, monkeypatch):
     def fit(*args, **options):
         raise KeyboardInterrupt
@@ -416,44 +420,3 @@ def test_every_command_takes_json_and_explains_itself(capsys):
             main([name, "--help"])
         assert caught.value.code == 0
         assert "--json" in capsys.readouterr().out
-
-
-def command(*argv, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "dspex", *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-    )
-
-
-def test_as_a_process(folder):
-    with command("predict", "one.dspex", stdin=subprocess.PIPE, cwd=folder) as process:
-        process.stdin.write(b"where is my refund?\n")
-        process.stdin.flush()
-        assert process.stdout.readline().startswith(b"refund_status\t"), "answered before the input ends"
-        out, err = process.communicate(b"caf\xe9\n", timeout=60)
-    assert process.returncode == 2
-    assert out == b""
-    assert err.count(b"\n") == 1
-    assert b"line 2" in err
-
-
-def test_help_loads_no_numeric_library(folder):
-    code = "import sys, dspex.cli.main as m\ntry: m.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"numpy", "dspy", "sklearn", "pyarrow"} & set(out.splitlines()[-1].split())
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
-def test_a_reader_that_goes_away_is_no_error(folder):
-    with command("predict", "one.dspex", stdin=subprocess.PIPE, cwd=folder) as process:
-        process.stdout.close()
-        process.stdout = None
-        _, err = process.communicate(b"where is my refund?\n" * 50_000, timeout=60)
-    assert (process.returncode, err) == (141, b"")
-
-
-def test_texts_that_the_terminal_cannot_show(folder):
-    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    with command("predict", "one.dspex", "caf\u00e9 \U0001f6b2 refund", cwd=folder, env=env) as process:
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, b"")
-    assert b"caf\\xe9" in out

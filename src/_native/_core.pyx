@@ -2,6 +2,7 @@
 # distutils: language = c++
 """The hot path: inputs in, one call of the scorer, a result out."""
 
+cimport cython
 from cpython.buffer cimport (PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_CheckBuffer,
                              PyObject_GetBuffer)
 from cpython.dict cimport PyDict_Check, PyDict_GetItemWithError, PyDict_Size
@@ -16,6 +17,8 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from collections.abc import Mapping
+
+include "text_options.pxi"
 
 from native cimport (AnswerHead, AnswerKind, Contribution, IndexEntry, ModelView, Scorer, answer_heads,
                      checksum64_c, row_lanes, row_stride, visit_contributions)
@@ -103,6 +106,9 @@ cdef class _Answers:
         return {classes[k]: <double>values[head.first + k] for k in range(head.columns)}
 
 
+# Untracked by the garbage collector, which would walk every result of a batch: answers hold no cycles.
+@cython.no_gc
+@cython.freelist(64)
 cdef class Result:
     """The answer to one call: a read-only mapping from output names to values.
 
@@ -285,10 +291,7 @@ cdef class Predictor:
         self.route = route
         self._bind_inputs(inputs)
         self._bind_arrays(arrays)
-        self.view.text.ngrams.min_n, self.view.text.ngrams.max_n = text["min_n"], text["max_n"]
-        self.view.text.word_weight, self.view.text.bigram_weight = text["word_weight"], text["bigram_weight"]
-        self.view.text.skip_weight, self.view.text.char_weight = text["skip_weight"], text["char_weight"]
-        self.view.text.char_power = text["char_power"]
+        self.view.text = text_options(text)
 
     cdef _bind_inputs(self, inputs):
         self.n_inputs = len(inputs)
@@ -419,6 +422,9 @@ cdef class Predictor:
                 if not self._read_number(value, self.kinds[i], dense, at):
                     return False
                 at += 1
+        # Texts without a single token, and no number beside them, hold nothing to answer from.
+        if self.view.dense_width == 0 and scorer.known_units() + scorer.unknown_units() == 0:
+            return False
         scorer.finish(dense, logits)
         return True
 

@@ -5,7 +5,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from cython.operator cimport dereference
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.memory cimport unique_ptr, make_unique
 from libcpp.utility cimport move
@@ -13,8 +13,11 @@ from libcpp.vector cimport vector
 
 import numpy as np
 
+include "text_options.pxi"
+
 from native cimport (Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadScale, HeadSpec, Learner, Loss,
-                     PackedModel, TextOptions, TrainOptions, Trainer, fold_model, pack_model)
+                     ModelView, PackedModel, RefineHead, Refiner, TrainOptions, Trainer, IndexEntry, fold_model,
+                     pack_model, row_stride)
 
 cdef extern from "Python.h":
     unsigned int PyUnicode_KIND(object text)
@@ -31,15 +34,6 @@ cdef enum:
 
 _LOSSES = {"hinge": Loss.hinge, "squared": Loss.squared, "logistic": Loss.logistic, "softmax": Loss.softmax}
 _HEADS = {"softmax": HeadKind.softmax, "sigmoid": HeadKind.sigmoid, "number": HeadKind.number}
-
-
-cdef TextOptions _text_options(dict text):
-    cdef TextOptions options
-    options.ngrams.min_n, options.ngrams.max_n = text["min_n"], text["max_n"]
-    options.word_weight, options.bigram_weight = text["word_weight"], text["bigram_weight"]
-    options.skip_weight, options.char_weight = text["skip_weight"], text["char_weight"]
-    options.char_power = text["char_power"]
-    return options
 
 
 cdef vector[float] _vector(const float[::1] values):
@@ -180,7 +174,7 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
     """
     cdef size_t rows = folds.shape[0], fields = len(texts), h, m
     cdef CorpusOptions corpus_options
-    corpus_options.text = _text_options(options["text"])
+    corpus_options.text = text_options(options["text"])
     corpus_options.min_pair_df, corpus_options.max_units = options["min_pair_df"], options["max_units"]
     cdef vector[uint8_t] fold_of_row
     fold_of_row.resize(rows)
@@ -221,3 +215,56 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
         ],
     }
     return arrays, held_out, info
+
+
+def refine(arrays not None, dict text not None, list texts not None, const float[:, ::1] dense not None,
+           list heads not None, size_t trained_rows, float c, uint64_t seed):
+    """The arrays of a model after new examples.
+
+    Args:
+        arrays: of the model; its index, rows and sizes have been checked by a Predictor.
+        text: its text options.
+        texts: one list of strings a text field.
+        dense: [rows, dense width + 1] standardised numbers, then the constant 1.
+        heads: mappings with loss, columns, scale, targets [rows, columns], weights [rows].
+        trained_rows: rows the model was fitted on.
+        c: how much a new example may move the model.
+    """
+    cdef const uint32_t[:, ::1] index = arrays["index"]
+    cdef const uint8_t[::1] rows = arrays["rows"]
+    cdef const uint64_t[::1] hashes = arrays["hashes"]
+    cdef const float[::1] bias = arrays["bias"]
+    cdef const float[:, ::1] weights = arrays["dense"]
+    cdef size_t count = dense.shape[0], fields = len(texts), row, field
+    cdef ModelView view
+    view.index, view.slots = <const IndexEntry*>&index[0, 0], index.shape[0]
+    view.columns, view.dense_width = bias.shape[0], weights.shape[0]
+    view.rows = &rows[0] if rows.shape[0] else NULL
+    view.row_count = rows.shape[0] // row_stride(view.columns)
+    view.bias, view.dense = &bias[0], (&weights[0, 0] if view.dense_width else NULL)
+    view.text = text_options(text)
+    if <size_t>hashes.shape[0] != view.row_count:
+        raise ValueError("there is not one hash a row")
+    cdef vector[TextRef] refs = _text_refs(texts)
+    cdef vector[RefineHead] specs
+    cdef RefineHead spec
+    for head in heads:
+        spec.loss = <Loss><int>_LOSSES[head["loss"]]
+        spec.columns, spec.scale = head["columns"], head["scale"]
+        spec.targets = _vector(np.ascontiguousarray(head["targets"], dtype=np.float32).ravel())
+        spec.weights = _vector(np.ascontiguousarray(head["weights"], dtype=np.float32))
+        specs.push_back(spec)
+    cdef DenseView dense_view
+    dense_view.values, dense_view.width = &dense[0, 0], dense.shape[1]
+    cdef unique_ptr[Refiner] refiner = make_unique[Refiner](view, &hashes[0] if view.row_count else NULL,
+                                                            trained_rows)
+    cdef TextRef t
+    cdef FloatModel model
+    with nogil:
+        for row in range(count):
+            for field in range(fields):
+                t = refs[field * count + row]
+                dereference(refiner).add_text(field, t.data, t.size, t.unit)
+            dereference(refiner).end_row()
+        model = dereference(refiner).run(specs, dense_view, c, seed)
+    return _packed(model.columns, model)

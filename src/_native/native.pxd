@@ -180,3 +180,18 @@ cdef extern from "model/export.hpp" namespace "dspex" nogil:
                           const vector[HeadFit]& fits, const vector[HeadScale]& scales) except +
     PackedModel pack_model(size_t columns, const vector[uint64_t]& hashes, const vector[float]& norm2,
                            const vector[float]& weights) except +
+
+
+cdef extern from "model/refine.hpp" namespace "dspex" nogil:
+    cdef cppclass RefineHead:
+        Loss loss
+        size_t columns
+        float scale
+        vector[float] targets
+        vector[float] weights
+
+    cdef cppclass Refiner:
+        Refiner(const ModelView& model, const uint64_t* hashes, size_t trained_rows) except +
+        void add_text(size_t field, const void* text, size_t size, unsigned unit_bytes) except +
+        void end_row() except +
+        FloatModel run(const vector[RefineHead]& heads, DenseView dense, float c, uint64_t seed) except +

@@ -51,15 +51,17 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # NumPy and the client are imported on first need: `import dspex` stays light.
-    if name not in _LAZY:
-        raise AttributeError(f"module 'dspex' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
 
-    value = getattr(import_module(f"dspex.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        # NumPy and the client are imported on first need: `import dspex` stays light.
+        if name not in _LAZY:
+            raise AttributeError(f"module 'dspex' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"dspex.{_LAZY[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

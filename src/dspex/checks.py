@@ -15,7 +15,7 @@ from dspex._signature_types import names_dspy
 from dspex.errors import DspexError, InputError, LMError, nearest
 from dspex.signature import Field, Signature
 
-__all__ = ["check_inputs", "check_outputs", "label_of"]
+__all__ = ["check_content", "check_inputs", "check_outputs", "label_of"]
 
 
 class _Misfit(Exception):
@@ -36,6 +36,24 @@ def check_inputs(
             vector is not finite. `field`, `program` and `row` say where, `hint` the way out.
     """
     return _check(signature.inputs, inputs, "input", InputError, program, row)
+
+
+def check_content(
+    signature: Signature, inputs: Mapping[str, Any], *, program: str | None = None, row: int | None = None
+) -> None:
+    """Refuses inputs that are all empty text: a model of words has nothing to answer from.
+
+    One empty text beside another that is not, or beside a number, is fine: mails without a subject exist.
+
+    Raises:
+        InputError: every input is text and blank.
+    """
+    if all(isinstance(value, str) and not value.strip() for value in inputs.values()):
+        name = next(iter(signature.inputs))
+        what = "the text is empty" if len(inputs) == 1 else "every text is empty"
+        raise InputError(
+            what, field=name, program=program, row=row, hint="Leave such rows out, or ask another backend"
+        )
 
 
 def check_outputs(

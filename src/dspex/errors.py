@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -163,10 +162,18 @@ class InternalError(DspexError):
     category = "system"
 
 
+_SHOWN = 12
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that names the closest known spelling, or lists what is known."""
+    import difflib  # only failures pay for it
+
     names = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), names, n=1)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(sorted(names))}" if names else "None are known"
+    if not names:
+        return "None are known"
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return f"Known: {shown}" + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, modelfile
-from .checks import check_inputs
+from .checks import check_content, check_inputs
 from .errors import InputError, ModelFileError, nearest
 from .result import Result, Route
 from .signature import Signature
@@ -146,6 +146,30 @@ class Program(_core.Predictor):
         reasons = [Reason(feature, weight, kind, name) for (feature, kind, name), weight in sums.items()]
         return sorted(reasons, key=lambda r: -abs(r.weight))
 
+    def partial_fit(
+        self, examples: Any, *, sample_weight: Iterable[float] | None = None, c: float = 10.0, id: str | None = None
+    ) -> Program:
+        """A new program that has also learned from these examples; this one stays as it is.
+
+        The weights move from where they are, as little as the examples allow; words and pairs that are new
+        are added. Classes, calibration and thresholds stay. For many examples, or new classes, fit again on
+        all of them.
+
+        Args:
+            examples: as for `dspex.fit`; labels are those the program knows.
+            sample_weight: one number >= 0 a row.
+            c: how far an example may move the program; > 0.
+            id: the new program's id; this one's when left out.
+
+        Raises:
+            InputError: an example does not fit the signature, with row and field.
+            ConfigError: `c` is out of range.
+        """
+        from .learning.refine import refined
+
+        arrays, meta = refined(self, examples, sample_weight, c)
+        return Program(self.signature, arrays, meta | {"id": id or self.id})
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the program to one file, in the safetensors format, whole or not at all.
 
@@ -166,7 +190,7 @@ class Program(_core.Predictor):
                 name: {"kind": field.kind, "classes": list(field.values or ()) or None}
                 for name, field in self.signature.outputs.items()
             },
-            "rows": len(self._arrays["hashes"]),
+            "weight_rows": len(self._arrays["hashes"]),
             "model_bytes": sum(int(a.nbytes) for a in self._arrays.values()),
             **{key: self._meta[key] for key in ("units", "ngrams", "options", "data", "calibration")},
         }
@@ -180,7 +204,11 @@ class Program(_core.Predictor):
                     f"the vector has {len(checked[name])} dimensions", field=name, program=self.id, row=row,
                     hint=f"The program was fitted on {width}",
                 )  # fmt: skip
-        raise InputError("the inputs do not fit the signature", program=self.id, row=row)
+        check_content(self.signature, checked, program=self.id, row=row)
+        raise InputError(
+            "the text holds no letter, digit or symbol", field=next(iter(checked)), program=self.id, row=row,
+            hint="Leave such rows out, or ask another backend",
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<dspex.Program {self.id!r}: {self.signature.to_string()}>"

@@ -27,13 +27,25 @@ struct Csr {
   void end_row() { begin.push_back(items.size()); }
 };
 
+// Rows as the solver reads them: row -> units -> features, with values.
+struct FeatureRows {
+  Csr rows;                         // row -> unit ids, repeated as often as they occur
+  Csr unit_features;                // unit -> feature ids; first the unit's own
+  std::vector<float> values;        // parallel to unit_features.items
+  std::vector<float> inv_norm;      // row -> 1 / sqrt(sum of its units' norm2), 0 for a row without units
+  std::vector<float> squared_norm;  // row -> true squared length of its feature vector
+  std::size_t feature_count = 0;
+
+  void normalise(const std::vector<float>& unit_norm2);  // fills inv_norm and squared_norm from the rest
+};
+
 struct CorpusOptions {
   TextOptions text;
   std::uint32_t min_pair_df = 1;     // pairs of words in fewer rows than this are left out
   std::uint32_t max_units = 1 << 20; // and beyond this many, the rarest units
 };
 
-class Corpus {
+class Corpus : public FeatureRows {
  public:
   Corpus(CorpusOptions options, std::size_t folds) : options_(options), folds_(folds) {}
 
@@ -65,13 +77,8 @@ class Corpus {
   bool unit_seen(std::uint32_t unit, std::size_t fold) const { return unit_df_[unit] > unit_fold_df_[unit * folds_ + fold]; }
   bool feature_seen(std::uint32_t f, std::size_t fold) const { return feature_df_[f] > feature_fold_df_[f * folds_ + fold]; }
 
-  Csr rows;                                // row -> unit ids, repeated as often as they occur
   std::vector<std::uint64_t> hashes;       // unit -> its hash in the index
-  Csr unit_features;                       // unit -> feature ids; first the unit's own
-  std::vector<float> values;               // parallel to unit_features.items
   std::vector<float> unit_norm2;           // unit -> sum of squares of its values
-  std::vector<float> inv_norm;             // row -> 1 / sqrt(sum of its units' norm2), 0 for a row without units
-  std::vector<float> squared_norm;         // row -> true squared length of its feature vector
   std::vector<std::uint64_t> feature_hash; // feature -> hash; a unit's own feature has the unit's hash
   std::vector<float> idf;                  // feature -> smoothed inverse document frequency
 
@@ -107,7 +114,6 @@ class Corpus {
   void build_features();
   void count_folds(const std::vector<std::uint8_t>& fold_of_row);
   void weigh();
-  void normalise_rows();
 
   static constexpr std::uint32_t doorkeeper_after = 1 << 17;
 
@@ -153,20 +159,19 @@ inline void Corpus::finish(const std::vector<std::uint8_t>& fold_of_row) {
   build_features();
   count_folds(fold_of_row);
   weigh();
-  normalise_rows();
+  feature_count = features();
+  normalise(unit_norm2);
 }
 
 inline void Corpus::build_features() {
   feature_hash = hashes;
   HashMap ngrams;
   const auto base = static_cast<std::uint32_t>(units());
-  std::string padded;
   for (std::uint32_t u = 0; u < base; ++u) {
     unit_features.items.push_back(u);
     const Counted& c = counted_[u];
     if (c.chars != 0) {
-      padded.assign(1, ' ').append(texts_, c.text_begin, c.bytes).append(1 + read_slack, ' ');
-      for_each_ngram(padded.data() + 1, c.bytes, c.chars, options_.text.ngrams, field_salt(Salt::ngram, c.field),
+      for_each_ngram(texts_.data() + c.text_begin, c.bytes, c.chars, options_.text.ngrams, field_salt(Salt::ngram, c.field),
                      [&](const char*, std::size_t, std::uint64_t hash) {
                        const auto [id, fresh] = ngrams.insert(hash);
                        if (fresh) feature_hash.push_back(hash);
@@ -220,10 +225,10 @@ inline void Corpus::weigh() {
   }
 }
 
-inline void Corpus::normalise_rows() {
+inline void FeatureRows::normalise(const std::vector<float>& unit_norm2) {
   inv_norm.resize(rows.size());
   squared_norm.resize(rows.size());
-  std::vector<float> x(features(), 0.0f);
+  std::vector<float> x(feature_count, 0.0f);
   for (std::size_t row = 0; row < rows.size(); ++row) {
     float norm2 = 0, true_norm2 = 0;
     const auto walk = [&](auto&& visit) {

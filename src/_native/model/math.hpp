@@ -14,7 +14,8 @@ namespace dspex {
 // e^x within 2 units in the last place; plain arithmetic, so that loops over it vectorise.
 // Cody-Waite reduction and the degree-5 polynomial of Cephes' expf.
 inline float fast_exp(float x) noexcept {
-  x = std::min(std::max(x, -87.0f), 88.0f);
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
   const float shifted = x * 1.44269504088896341f + 12582912.0f;  // rounds to an integer in the low bits
   const float n = shifted - 12582912.0f;
   const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -55,13 +56,14 @@ inline float sum_of(const float* x, std::size_t n) noexcept {
   return lane[0];
 }
 
-// Softmax of n logits; out may be x.
-inline void softmax(const float* x, float* out, std::size_t n) noexcept {
-  const float top = max_of(x, n);
+// Softmax of n logits, the largest of which is top; out may be x.
+inline void softmax(const float* x, float* out, std::size_t n, float top) noexcept {
   for (std::size_t k = 0; k < n; ++k) out[k] = fast_exp(x[k] - top);
   const float scale = 1.0f / sum_of(out, n);
   for (std::size_t k = 0; k < n; ++k) out[k] *= scale;
 }
+
+inline void softmax(const float* x, float* out, std::size_t n) noexcept { softmax(x, out, n, max_of(x, n)); }
 
 // SplitMix64 (Steele, Lea and Flood, 2014).
 class Random {

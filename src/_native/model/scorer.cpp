@@ -16,17 +16,51 @@ struct Hit {
   float weight;
 };
 
-// sums[k] += weight * scale * q[k]; returns the squared norm of what was added.
-DSPEX_CLONES float add_i8(const Hit* hits, std::size_t count, std::size_t lanes, float* __restrict sums) {
+// Vectors spelled out: left to itself the compiler converts the weights one by one.
+using Floats = float __attribute__((vector_size(32)));
+using Ints = std::int32_t __attribute__((vector_size(32)));
+using Shorts = std::int16_t __attribute__((vector_size(16)));
+using WideShorts = std::int16_t __attribute__((vector_size(32)));
+using Bytes = std::int8_t __attribute__((vector_size(16)));
+
+// sums[k] += weight * scale * q[k] over Lanes lanes from `at`, which stay in registers for all hits.
+template <std::size_t Lanes>
+inline __attribute__((always_inline)) void add_i8_lanes(const Hit* hits, std::size_t count, std::size_t at,
+                                                        float* sums) {
+  constexpr std::size_t n = Lanes / 8;
+  Floats own[n];
+  std::memcpy(own, sums + at, sizeof own);
+  for (std::size_t i = 0; i < count; ++i) {
+    float scale;
+    std::memcpy(&scale, hits[i].row, 4);
+    const float factor = hits[i].weight * scale;
+    const std::uint8_t* p = hits[i].row + i8_header + at;
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < n; v += 2) {
+      Bytes q;
+      std::memcpy(&q, p + 8 * v, 16);
+      // Doubling the width in each step is what every instruction set has an instruction for.
+      const WideShorts wide = __builtin_convertvector(q, WideShorts);
+      Shorts half[2];
+      std::memcpy(half, &wide, sizeof half);
+      own[v] += factor * __builtin_convertvector(__builtin_convertvector(half[0], Ints), Floats);
+      own[v + 1] += factor * __builtin_convertvector(__builtin_convertvector(half[1], Ints), Floats);
+    }
+  }
+  std::memcpy(sums + at, own, sizeof own);
+}
+
+// Returns the squared norm of what was added. lanes is a multiple of 16.
+DSPEX_CLONES float add_i8(const Hit* hits, std::size_t count, std::size_t lanes, float* sums) {
+  std::size_t at = 0;
+  for (; at + 64 <= lanes; at += 64) add_i8_lanes<64>(hits, count, at, sums);
+  if (at + 32 <= lanes) add_i8_lanes<32>(hits, count, at, sums), at += 32;
+  if (at < lanes) add_i8_lanes<16>(hits, count, at, sums);
   float norm2 = 0;
   for (std::size_t i = 0; i < count; ++i) {
-    float header[2];
-    std::memcpy(header, hits[i].row, 8);
-    const float factor = hits[i].weight * header[0];
-    norm2 += hits[i].weight * hits[i].weight * header[1];
-    const auto* q = reinterpret_cast<const std::int8_t*>(hits[i].row + i8_header);
-    for (std::size_t k = 0; k < lanes; k += 8)
-      for (std::size_t l = 0; l < 8; ++l) sums[k + l] += factor * static_cast<float>(q[k + l]);
+    float own;
+    std::memcpy(&own, hits[i].row + 4, 4);
+    norm2 += hits[i].weight * hits[i].weight * own;
   }
   return norm2;
 }
@@ -65,8 +99,7 @@ class Lookup {
     const std::uint32_t row = model_.find(hash);
     if (row == no_row) return false;
     const std::uint8_t* p = model_.rows + row * stride_;
-    __builtin_prefetch(p);
-    if (quantised_) __builtin_prefetch(p + 64);
+    for (std::size_t line = 0; line < stride_; line += 64) __builtin_prefetch(p + line);
     hits_[count_++] = {p, weight};
     if (count_ == capacity) flush();
     return true;
@@ -130,35 +163,29 @@ void Scorer::finish(const float* dense, float* logits) noexcept {
     for (std::size_t k = 0; k < columns; ++k) logits[k] += dense[d] * model.dense[d * columns + k];
 }
 
-namespace {
-
-// Rebuilds the weights of one row in float.
-float unpack_row(const ModelView& model, std::uint32_t row, float factor, std::vector<float>& out) {
+float unpack_row(const ModelView& model, std::uint32_t row, float factor, float* out) {
   const std::uint8_t* p = model.rows + row * row_stride(model.columns);
   float header[2];
   std::memcpy(header, p, 8);
-  out.resize(model.columns);
   if (row_format(model.columns) == RowFormat::i8) {
     const auto* q = reinterpret_cast<const std::int8_t*>(p + i8_header);
     for (std::size_t k = 0; k < model.columns; ++k) out[k] = factor * header[0] * static_cast<float>(q[k]);
     return factor * factor * header[1];
   }
-  std::memcpy(out.data(), p + 4, 4 * model.columns);
-  for (float& w : out) w *= factor;
+  std::memcpy(out, p + 4, 4 * model.columns);
+  for (std::size_t k = 0; k < model.columns; ++k) out[k] *= factor;
   return factor * factor * header[0];
 }
 
-}  // namespace
-
 void visit_contributions(const ModelView& model, std::size_t field, const void* text, std::size_t size,
                          unsigned unit_bytes, ContributionSink sink, void* context) {
-  std::vector<float> weights;
+  std::vector<float> weights(model.columns);
   std::string word, previous, before;
   const auto emit = [&](std::uint64_t hash, float factor, std::string_view own, std::string_view first,
                         std::uint32_t kind) {
     const std::uint32_t row = model.find(hash);
     if (row == no_row) return false;
-    const float norm2 = unpack_row(model, row, factor, weights);
+    const float norm2 = unpack_row(model, row, factor, weights.data());
     sink(context, {own.data(), own.size(), first.data(), first.size(), field, kind, weights.data(), norm2});
     return true;
   };

@@ -37,9 +37,9 @@ std::uint32_t solve(const Problem& problem, const SolverOptions& options, std::v
   }
 }
 
-void score_fold(const Problem& problem, const Solution& solution, const std::vector<std::uint8_t>& fold_of_row,
-                std::uint8_t fold, float* out) {
-  const Corpus& c = *problem.corpus;
+void score_fold(const Corpus& corpus, const Problem& problem, const Solution& solution,
+                const std::vector<std::uint8_t>& fold_of_row, std::uint8_t fold, float* out) {
+  const Corpus& c = corpus;
   const std::size_t k = problem.columns;
   std::vector<float> sum(k);
   for (std::uint32_t row = 0; row < c.rows.size(); ++row) {

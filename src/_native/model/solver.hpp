@@ -24,7 +24,7 @@ struct DenseView {
 };
 
 struct Problem {
-  const Corpus* corpus;
+  const FeatureRows* corpus;
   DenseView dense;
   const float* targets;      // [rows, columns] : class probabilities in [0, 1], or standardised numbers
   const float* weights;      // [rows] : >= 0, 0 leaves a row out
@@ -53,7 +53,7 @@ constexpr std::size_t padded_columns(std::size_t columns) noexcept {
 class Solution {
  public:
   Solution(const Problem& p, std::size_t padded)
-      : padded_(padded), weights_((p.corpus->features() + p.dense.width) * padded, 0.0f) {}
+      : padded_(padded), weights_((p.corpus->feature_count + p.dense.width) * padded, 0.0f) {}
   float* row(std::size_t feature) noexcept { return weights_.data() + feature * padded_; }
   const float* row(std::size_t feature) const noexcept { return weights_.data() + feature * padded_; }
   std::size_t padded() const noexcept { return padded_; }
@@ -99,7 +99,7 @@ class DualSolver {
 
   // The row's features in one list, so that both passes can fetch rows of weights ahead of their use.
   void gather(std::uint32_t row) {
-    const Corpus& c = *p_.corpus;
+    const FeatureRows& c = *p_.corpus;
     feature_.clear(), value_.clear();
     for (auto i = c.rows.begin[row]; i < c.rows.begin[row + 1]; ++i) {
       const std::uint32_t unit = c.rows.items[i];
@@ -131,7 +131,7 @@ class DualSolver {
     for (std::size_t c = 0; c < k; ++c) s[c] *= inv;
     const float* x = p_.dense.values + row * p_.dense.width;
     for (std::size_t d = 0; d < p_.dense.width; ++d) {
-      const float* w = w_.row(p_.corpus->features() + d);
+      const float* w = w_.row(p_.corpus->feature_count + d);
       for (std::size_t c = 0; c < k; ++c) s[c] += x[d] * w[c];
     }
   }
@@ -141,7 +141,7 @@ class DualSolver {
     float* __restrict d = step_.data();
     const float* x = p_.dense.values + row * p_.dense.width;
     for (std::size_t j = 0; j < p_.dense.width; ++j) {
-      float* w = w_.row(p_.corpus->features() + j);
+      float* w = w_.row(p_.corpus->feature_count + j);
       for (std::size_t c = 0; c < k; ++c) w[c] += x[j] * d[c];
     }
     const float inv = p_.corpus->inv_norm[row];
@@ -224,7 +224,7 @@ std::uint32_t solve(const Problem& problem, const SolverOptions& options, std::v
 
 // Scores of the fold's rows by a model that never saw the fold: what only occurs there counts as unseen.
 // out: [rows, columns], only the fold's rows are written.
-void score_fold(const Problem& problem, const Solution& solution, const std::vector<std::uint8_t>& fold_of_row,
-                std::uint8_t fold, float* out);
+void score_fold(const Corpus& corpus, const Problem& problem, const Solution& solution,
+                const std::vector<std::uint8_t>& fold_of_row, std::uint8_t fold, float* out);
 
 }  // namespace dspex

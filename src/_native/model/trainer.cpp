@@ -51,7 +51,7 @@ void Trainer::plan() {
             fits[h].epochs[m] = epochs;
             fits[h].solutions[m] = std::move(solution);
           } else {
-            score_fold(problem, *solution, fold_of_row_, fold, fits[h].held_out[m].data());
+            score_fold(corpus_, problem, *solution, fold_of_row_, fold, fits[h].held_out[m].data());
           }
         };
         const std::size_t share = fold == no_fold ? options_.folds : options_.folds - 1;

@@ -29,9 +29,12 @@ constexpr RowFormat row_format(std::size_t columns) noexcept {
   return columns <= max_f32_columns ? RowFormat::f32 : RowFormat::i8;
 }
 
+// Weights of an i8 row, in whole vectors.
+constexpr std::size_t i8_lanes(std::size_t columns) noexcept { return (columns + 15) / 16 * 16; }
+
 // Bytes from one row to the next. f32 rows are a power of two, so that none straddles a cache line.
 constexpr std::size_t row_stride(std::size_t columns) noexcept {
-  if (row_format(columns) == RowFormat::i8) return (i8_header + columns + 31) / 32 * 32;
+  if (row_format(columns) == RowFormat::i8) return (i8_header + i8_lanes(columns) + 31) / 32 * 32;
   std::size_t stride = 8;
   while (stride < 4 * (1 + columns)) stride *= 2;
   return stride;
@@ -39,7 +42,7 @@ constexpr std::size_t row_stride(std::size_t columns) noexcept {
 
 // Accumulators a call needs: the weights of a row, and for f32 rows the norm before them.
 constexpr std::size_t row_lanes(std::size_t columns) noexcept {
-  return row_format(columns) == RowFormat::i8 ? row_stride(columns) - i8_header : row_stride(columns) / 4;
+  return row_format(columns) == RowFormat::i8 ? i8_lanes(columns) : row_stride(columns) / 4;
 }
 
 struct ModelView {

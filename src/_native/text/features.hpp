@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ascii.hpp"
 #include "ngrams.hpp"
 #include "tokens.hpp"
 
@@ -17,7 +18,7 @@ struct TextUnit {
   Kind kind;
   TokenKind token_kind;  // of a word
   std::size_t field;
-  const char* text;      // of a word, folded; see Tokenizer for what may be read around it
+  const char* text;      // of a word, folded; read_slack bytes after it are readable
   std::size_t bytes, chars;
 
   bool is_word() const noexcept { return kind == Kind::word; }
@@ -73,6 +74,8 @@ inline void for_each_unit(const Unit* text, std::size_t size, std::size_t field,
       sink(TextUnit{pair, pair_kind, kind, field, token, bytes, chars});
     });
   };
+  if constexpr (sizeof(Unit) == 1)
+    if (for_each_ascii_token(text, size, on_token)) return;
   Tokenizer<decltype(on_token)> tokenizer(on_token);
   tokenizer.feed(text, size);
 }

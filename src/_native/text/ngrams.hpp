@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "hash.hpp"
 #include "tokens.hpp"
@@ -21,12 +22,16 @@ inline std::size_t ngram_count(std::size_t chars, NgramRange range) noexcept {
   return count;
 }
 
-// Calls out(begin, bytes, hash) for each n-gram of the token at `text` (see Tokenizer for its padding).
-// n counts characters, not bytes; time is linear in the token's length.
+// Calls out(begin, bytes, hash) for each n-gram of a token. n counts characters, not bytes; time is linear in
+// the token's length.
 template <class Out>
 inline void for_each_ngram(const char* text, std::size_t bytes, std::size_t chars, NgramRange range,
                            std::uint64_t salt, Out&& out) {
-  const char* const begin = text - 1;
+  char padded_text[1 + 4 * max_token_chars + 1 + read_slack];
+  padded_text[0] = ' ';
+  std::memcpy(padded_text + 1, text, bytes);
+  std::memset(padded_text + 1 + bytes, ' ', 1 + read_slack);
+  const char* const begin = padded_text;
   const std::size_t padded = chars + 2;
   if (chars == bytes) {  // one byte a character: positions are offsets
     for (std::size_t n = range.min_n; n <= range.max_n && n <= padded; ++n)

@@ -19,28 +19,25 @@ inline constexpr std::size_t read_slack = 16;  // what hash_span may read past a
 
 enum class TokenKind : std::uint8_t { word, ideograph, symbol };
 
-// One token being built. The byte before `text` and the byte after the token are blanks, so that a
-// word's padded n-grams are spans of the same buffer.
+// One token being built.
 class TokenBuffer {
  public:
-  TokenBuffer() noexcept { bytes_[0] = ' '; }
-
   bool empty() const noexcept { return chars_ == 0; }
   std::size_t chars() const noexcept { return chars_; }
-  const char* text() const noexcept { return bytes_ + 1; }
-  std::size_t size() const noexcept { return static_cast<std::size_t>(end_ - bytes_ - 1); }
-  void clear() noexcept { end_ = bytes_ + 1, chars_ = 0; }
+  const char* text() const noexcept { return bytes_; }
+  std::size_t size() const noexcept { return static_cast<std::size_t>(end_ - bytes_); }
+  void clear() noexcept { end_ = bytes_, chars_ = 0; }
   void put(std::uint32_t code) noexcept { end_ = put_utf8(end_, code), ++chars_; }
-  void close() noexcept { *end_ = ' '; }
 
  private:
-  char bytes_[1 + 4 * max_token_chars + 1 + read_slack];
-  char* end_ = bytes_ + 1;
+  char bytes_[4 * max_token_chars + read_slack] = {};
+  char* end_ = bytes_;
   std::size_t chars_ = 0;
 };
 
-// Sink: void(const char* text, std::size_t bytes, std::size_t chars, TokenKind). text[-1] and
-// text[bytes] are blanks; read_slack bytes after the token are readable.
+// Tokens of any text, a code point at a time.
+// Sink: void(const char* text, std::size_t bytes, std::size_t chars, TokenKind); read_slack bytes after the
+// token are readable.
 template <class Sink>
 class Tokenizer {
  public:
@@ -109,7 +106,6 @@ class Tokenizer {
   void flush() {
     if (pending_apostrophe_) resolve_apostrophe(CharClass::separator);
     if (token_.empty()) return;
-    token_.close();
     sink_(token_.text(), token_.size(), token_.chars(), kind_);
     token_.clear();
   }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dspex.checks import check_inputs, check_outputs, label_of
+from dspex.checks import check_content, check_inputs, check_outputs, label_of
 from dspex.errors import InputError, nearest
 from dspex.signature import Field, Signature
 
@@ -64,7 +64,9 @@ def read_examples(signature: Signature, examples: Any) -> tuple[Signature, Colum
     outputs: dict[str, list[Any]] = {name: [] for name in signature.outputs}
     for number, row in enumerate(rows):
         _reject_missing(signature, row, number)
-        for name, value in check_inputs(signature, {k: row[k] for k in inputs}, row=number).items():
+        given = check_inputs(signature, {k: row[k] for k in inputs}, row=number)
+        check_content(signature, given, row=number)
+        for name, value in given.items():
             inputs[name].append(value)
         soft = {k: row[k] for k in outputs if isinstance(row[k], Mapping) and signature.outputs[k].kind in _SOFT}
         hard = {k: _distinct(signature.outputs[k], row[k]) for k in outputs if k not in soft}

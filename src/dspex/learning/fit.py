@@ -16,6 +16,7 @@ from dspex.learning.examples import Columns, read_examples
 from dspex.learning.options import FitOptions, thread_count
 from dspex.learning.progress import reporter
 from dspex.learning.targets import head_meta, head_spec, stratum
+from dspex.learning.weights import sample_weights
 from dspex.program import Program
 from dspex.signature import Signature
 
@@ -66,7 +67,7 @@ def fit(
     declared = Signature.of(signature)
     _require_learnable(declared)
     bound, columns = read_examples(declared, examples)
-    weights = _weights(sample_weight, columns.rows)
+    weights = sample_weights(sample_weight, columns.rows)
     metas = [head_meta(field) for field in bound.outputs.values()]
     specs = [
         head_spec(field, meta, columns.outputs[name], weights, settings)
@@ -74,7 +75,6 @@ def fit(
     ]
     text_columns = [columns.inputs[name] for name, field in bound.inputs.items() if field.kind == "text"]
     dense, dense_scale, inputs = _dense(bound, columns)
-    _require_content(bound, text_columns)
     chars = sum(len(text) for column in text_columns for text in column)
     settings = settings.for_texts(chars / columns.rows, choice=any(meta["kind"] == "choice" for meta in metas))
     fold_count = min(settings.folds, columns.rows)
@@ -100,6 +100,8 @@ def fit(
     _require_finite(arrays)
     figures = {}
     for meta, spec, logits in zip(metas, specs, held_out, strict=True):
+        if meta["kind"] == "number":
+            meta["scale"] = spec["scale"]
         if meta["kind"] == "multilabel":
             meta["threshold"] = best_threshold(logits, spec["targets"], weights)
         figures[meta["name"]] = held_out_figures(meta, spec, logits)
@@ -130,30 +132,6 @@ def _require_learnable(signature: Signature) -> None:
             f"this signature cannot be answered natively: {verdict.reason}", field=verdict.field,
             hint="Inputs: text, numbers, bools, vectors. Outputs: Literal, Enum, bool, numbers, list[Literal]",
         )  # fmt: skip
-
-
-def _require_content(signature: Signature, texts: list[list[str]]) -> None:
-    if texts and len(texts) == len(signature.inputs) and not any(t.strip() for column in texts for t in column):
-        raise InputError("every text is empty", field=next(iter(signature.inputs)), hint="Give examples with text")
-
-
-def _weights(sample_weight: Iterable[float] | None, rows: int) -> NDArray[np.float32]:
-    if sample_weight is None:
-        return np.ones(rows, np.float32)
-    hint = "Give one finite number >= 0 for every example, some of them > 0"
-    try:
-        weights = np.asarray(list(sample_weight), dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"sample_weight is not numbers: {error}", field="sample_weight", hint=hint) from None
-    if weights.shape != (rows,):
-        raise InputError(f"sample_weight has shape {weights.shape}, not ({rows},)", field="sample_weight", hint=hint)
-    bad = ~np.isfinite(weights) | (weights < 0) | (weights > 1e6)
-    if bad.any():
-        row = int(bad.argmax())
-        raise InputError(f"the weight is {weights[row]}", field="sample_weight", row=row, hint=hint)
-    if not weights.any():
-        raise InputError("every weight is 0", field="sample_weight", hint=hint)
-    return weights.astype(np.float32)
 
 
 def _dense(

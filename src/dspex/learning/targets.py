@@ -12,7 +12,7 @@ from dspex.errors import InputError
 from dspex.learning.options import FitOptions
 from dspex.signature import Field
 
-__all__ = ["head_meta", "head_spec", "stratum"]
+__all__ = ["head_meta", "head_spec", "head_targets", "stratum"]
 
 Array = NDArray[np.float32]
 
@@ -65,6 +65,14 @@ def head_spec(
         spec["weights"] = (weights * (shares @ factor)).astype(np.float32)
     spec["targets"] = shares[:, 1:] if meta["kind"] == "binary" else shares
     return spec
+
+
+def head_targets(field: Field, meta: Mapping[str, Any], column: list[Any]) -> Array:
+    """[rows, columns] targets of one head of a finished program; numbers as they are."""
+    if meta["kind"] == "number":
+        return np.asarray(column, dtype=np.float32)[:, None]
+    shares = _shares(field, column)
+    return shares[:, 1:] if meta["kind"] == "binary" else shares
 
 
 def _shares(field: Field, column: list[Any]) -> Array:
