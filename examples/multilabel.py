@@ -25,7 +25,7 @@ ROWS: list[tuple[str, list[str]]] = [
 
 def main() -> None:
     program = dspex.fit(SIGNATURE, [{"text": text, "topics": topics} for text, topics in ROWS])
-    for text in ("the delivery was late and the price too high", "sturdy", "good morning"):
+    for text in ("the delivery was late and the price too high", "the wood is broken", "good morning"):
         answer = program(text=text)
         shares = {label: round(share, 2) for label, share in answer.probabilities("topics").items()}
         print(f"{text!r}: {answer.topics} {shares}")

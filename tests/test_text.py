@@ -183,8 +183,30 @@ def test_any_text_gives_the_tokens_and_pairs_defined(text: str, skips: bool) -> 
     assert_same_features(model_of(hashes_of([(0, text)], options), options=options), text)
 
 
+ascii_parts = st.one_of(
+    st.text(st.sampled_from("abcXYZ019_'' .,!!\t\0\x7f"), max_size=130),
+    st.tuples(st.sampled_from("a'! _"), st.integers(1, 200)).map(lambda run: run[0] * run[1]),
+    st.sampled_from(["a" * 63 + "'b", "a" * 64 + "'" + "b" * 63, "x" * 1020, "'" * 64 + "b'c"]),
+)
+ascii_texts = st.lists(ascii_parts, max_size=4).map("".join)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ascii_texts)
+@example("x" * 1024)
+@example("a'" * 512)
+@example("a'" * 512 + "b")
+@example("!" * 1023 + "a")
+def test_ascii_takes_a_short_cut_to_the_same_tokens(text: str) -> None:
+    model = model_of(hashes_of([(0, text)], TEXT_OPTIONS))
+    assert_same_features(model, text)
+    # The same text on the general path: as two-byte characters, and with one more character than ASCII has.
+    wide = compiled(model)._contributions(text + " 界", 0)
+    assert wide == compiled(model)._contributions(text, 0) == compiled(model)._contributions(text + " ß", 0)
+
+
 @settings(deadline=None, max_examples=200)
-@given(anything, st.integers(1, 4), st.integers(0, 6))
+@given(st.one_of(anything, ascii_texts), st.integers(1, 4), st.integers(0, 6))
 def test_any_unknown_word_is_spelled_by_its_ngrams(text: str, low: int, more: int) -> None:
     options = text_options(min_n=low, max_n=low + more)
     assert_same_features(model_of(hashes_of([(0, text)], options, known=False), options=options), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ class Dspex(Peer):
         import dspex
 
         self.program = dspex.fit(SIGNATURES[self.task], rows, **self.settings)
+        parameters = inspect.signature(self.program.batch).parameters
+        self.one_thread = {"threads": 1} if "threads" in parameters else {}
 
     def predict_one(self, inputs: Mapping[str, Any]) -> Any:
         return self.program.predict(inputs)["label"]
@@ -39,7 +42,8 @@ class Dspex(Peer):
         return predict
 
     def predict_many(self, texts: Sequence[str]) -> list[Any]:
-        return [result["label"] for result in self.program.batch([{"text": text} for text in texts])]
+        results = self.program.batch([{"text": text} for text in texts], **self.one_thread)
+        return [result["label"] for result in results]
 
     def probabilities(self, texts: Sequence[str]) -> Floats | None:
         if self.task != "single":

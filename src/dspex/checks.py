@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, get_origin
@@ -152,7 +153,12 @@ def _bool(value: Any, field: Field) -> bool:
 def _int(value: Any, field: Field) -> int:
     if not _is_int(value):
         raise _wrong_type(value, field)
+    if abs(int(value)) > _LARGEST:
+        raise _Misfit("the number is too large")
     return int(value)
+
+
+_LARGEST = int(sys.float_info.max)  # ints become floats wherever something is computed from them
 
 
 def _float(value: Any, field: Field) -> float:

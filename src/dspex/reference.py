@@ -232,9 +232,9 @@ MAX_FLOAT_COLUMNS = 15
 
 
 def row_stride(columns: int) -> int:
-    """Bytes of a row: float norm and weights to a power of two, or scale, norm and int8 weights to 32."""
+    """Bytes of a row: float norm and weights, to a power of two; or scale, norm and 16s of int8, to 32."""
     if columns > MAX_FLOAT_COLUMNS:
-        return (8 + columns + 31) // 32 * 32
+        return (8 + (columns + 15) // 16 * 16 + 31) // 32 * 32
     return int(max(8, 2 ** math.ceil(math.log2(4 * (1 + columns)))))
 
 

@@ -86,58 +86,105 @@ DSPEX_CLONES float add_f32(const Hit* hits, std::size_t count, std::size_t lanes
   }
 }
 
-// Looks units up in blocks, in two passes: the index first, with the rows prefetched, then the rows.
-class Lookup {
+// Collects units and looks them up a block at a time: slots of the index are fetched while tokens are still
+// being made, rows of weights while slots are compared. Found or not is kept off the branches.
+class UnitBlock {
  public:
-  static constexpr std::size_t capacity = 64;
-
-  Lookup(const ModelView& model, float* sums) noexcept
+  UnitBlock(const ModelView& model, std::size_t field, bool stable_text, float* sums) noexcept
       : model_(model), sums_(sums), lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
-        quantised_(row_format(model.columns) == RowFormat::i8) {}
+        ngram_salt_(field_salt(Salt::ngram, field)), quantised_(row_format(model.columns) == RowFormat::i8),
+        stable_text_(stable_text) {}
 
-  bool add(std::uint64_t hash, float weight) noexcept {
-    const std::uint32_t row = model_.find(hash);
-    if (row == no_row) return false;
-    const std::uint8_t* p = model_.rows + row * stride_;
-    for (std::size_t line = 0; line < stride_; line += 64) __builtin_prefetch(p + line);
-    hits_[count_++] = {p, weight};
-    if (count_ == capacity) flush();
-    return true;
+  void operator()(const TextUnit& u) noexcept {
+    prefetch_slot(u.hash);
+    Pending& p = pending_[size_];
+    p.hash = u.hash, p.is_word = u.is_word(), p.has_ngrams = u.has_ngrams();
+    p.bytes = static_cast<std::uint16_t>(u.bytes), p.chars = static_cast<std::uint16_t>(u.chars);
+    p.text = u.text;
+    if (!stable_text_ && p.has_ngrams) {
+      std::memcpy(texts_[size_], u.text, u.bytes + 1);
+      p.text = texts_[size_];
+    }
+    if (++size_ == capacity) resolve();
   }
 
-  void flush() noexcept {
-    norm2 += quantised_ ? add_i8(hits_, count_, lanes_, sums_) : add_f32(hits_, count_, lanes_, sums_);
-    count_ = 0;
+  void resolve() noexcept {
+    std::size_t misses = 0;
+    for (std::size_t i = 0; i < size_; ++i) {
+      const bool found = hit(pending_[i].hash, 1.0f);
+      known += found & pending_[i].is_word;
+      missed_[misses] = static_cast<std::uint8_t>(i);
+      misses += !found & pending_[i].is_word;
+    }
+    add_hits();
+    unknown += static_cast<std::uint32_t>(misses);
+    for (std::size_t m = 0; m < misses; ++m)
+      if (pending_[missed_[m]].has_ngrams) spell(pending_[missed_[m]]);
+    size_ = 0;
   }
 
   float norm2 = 0;
+  std::uint32_t known = 0, unknown = 0;
 
  private:
+  static constexpr std::size_t capacity = 64;
+
+  struct Pending {
+    std::uint64_t hash;
+    const char* text;
+    std::uint16_t bytes, chars;
+    bool is_word, has_ngrams;
+  };
+
+  void prefetch_slot(std::uint64_t hash) const noexcept {
+    __builtin_prefetch(model_.index + (hash & (model_.slots - 1)));
+  }
+
+  bool hit(std::uint64_t hash, float weight) noexcept {
+    const std::uint32_t row = model_.find(hash);
+    const bool found = row != no_row;
+    const std::uint8_t* p = model_.rows + (found ? row : 0) * stride_;
+    for (std::size_t line = 0; line < stride_; line += 64) __builtin_prefetch(p + line);
+    hits_[hit_count_] = {p, weight};
+    hit_count_ += found;
+    return found;
+  }
+
+  // An unknown word is the sum of its n-grams.
+  void spell(const Pending& word) noexcept {
+    const NgramRange range = model_.text.ngrams;
+    const float weight = model_.text.ngram_weight(ngram_count(word.chars, range));
+    std::uint64_t hashes[capacity];
+    std::size_t count = 0;
+    const auto look_up = [&] {
+      for (std::size_t i = 0; i < count; ++i) hit(hashes[i], weight);
+      add_hits();
+      count = 0;
+    };
+    for_each_ngram(word.text, word.bytes, word.chars, range, ngram_salt_,
+                   [&](const char*, std::size_t, std::uint64_t hash) {
+                     prefetch_slot(hash);
+                     hashes[count++] = hash;
+                     if (count == capacity) look_up();
+                   });
+    look_up();
+  }
+
+  void add_hits() noexcept {
+    norm2 += quantised_ ? add_i8(hits_, hit_count_, lanes_, sums_) : add_f32(hits_, hit_count_, lanes_, sums_);
+    hit_count_ = 0;
+  }
+
   const ModelView& model_;
   float* sums_;
-  std::size_t lanes_, stride_, count_ = 0;
-  bool quantised_;
-  Hit hits_[capacity];
+  std::size_t lanes_, stride_, size_ = 0, hit_count_ = 0;
+  std::uint64_t ngram_salt_;
+  bool quantised_, stable_text_;
+  Pending pending_[capacity];
+  std::uint8_t missed_[capacity + 1];
+  Hit hits_[capacity + 1];
+  char texts_[capacity][4 * max_token_chars + read_slack];
 };
-
-// Known words and pairs are one row each; an unknown word is spelled by its n-grams.
-void add_units(const ModelView& model, std::size_t field, const void* text, std::size_t size, unsigned unit_bytes,
-               Lookup& lookup, std::uint32_t& known, std::uint32_t& unknown) noexcept {
-  const std::uint64_t ngram_salt = field_salt(Salt::ngram, field);
-  auto sink = [&](const TextUnit& u) {
-    if (lookup.add(u.hash, 1.0f)) {
-      known += u.is_word();
-      return;
-    }
-    if (!u.is_word()) return;
-    ++unknown;
-    if (!u.has_ngrams()) return;
-    const float weight = model.text.ngram_weight(ngram_count(u.chars, model.text.ngrams));
-    for_each_ngram(u.text, u.bytes, u.chars, model.text.ngrams, ngram_salt,
-                   [&](const char*, std::size_t, std::uint64_t hash) { lookup.add(hash, weight); });
-  };
-  for_each_unit(text, size, unit_bytes, field, model.text, sink);
-}
 
 }  // namespace
 
@@ -147,10 +194,18 @@ void Scorer::begin(const ModelView* model, float* sums) noexcept {
 }
 
 void Scorer::add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept {
-  Lookup lookup(*model_, sums_);
-  add_units(*model_, field, text, size, unit_bytes, lookup, known_, unknown_);
-  lookup.flush();
-  norm2_ += lookup.norm2;
+  AsciiText ascii;
+  const bool is_ascii = unit_bytes == 1 && ascii.read(static_cast<const std::uint8_t*>(text), size);
+  UnitBlock block(*model_, field, is_ascii, sums_);
+  if (is_ascii) {
+    UnitMaker maker(field, model_->text, block);
+    ascii.tokens(maker);
+    block.resolve();
+  } else {
+    for_each_unit(text, size, unit_bytes, field, model_->text, block);
+    block.resolve();
+  }
+  norm2_ += block.norm2, known_ += block.known, unknown_ += block.unknown;
 }
 
 void Scorer::finish(const float* dense, float* logits) noexcept {

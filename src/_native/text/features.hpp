@@ -61,22 +61,36 @@ class PairMaker {
   bool bigram_, skip_;
 };
 
-// Calls sink(const TextUnit&) for every unit of the text, words before the pairs that end in them.
+// A sink of tokens that makes units of them: sink(const TextUnit&), words before the pairs that end in them.
+template <class Sink>
+class UnitMaker {
+ public:
+  UnitMaker(std::size_t field, const TextOptions& options, Sink& sink) noexcept
+      : pairs_(options), salt_(field_salt(Salt::word, field)), field_(field), sink_(sink) {}
+
+  void operator()(const char* token, std::size_t bytes, std::size_t chars, TokenKind kind) {
+    const std::uint64_t hash = hash_span(token, bytes, salt_);
+    sink_(TextUnit{hash, TextUnit::Kind::word, kind, field_, token, bytes, chars});
+    pairs_.next(hash, [&](std::uint64_t pair, TextUnit::Kind pair_kind) {
+      sink_(TextUnit{pair, pair_kind, kind, field_, token, bytes, chars});
+    });
+  }
+
+ private:
+  PairMaker pairs_;
+  std::uint64_t salt_;
+  std::size_t field_;
+  Sink& sink_;
+};
+
+// Calls sink(const TextUnit&) for every unit of the text.
 template <class Unit, class Sink>
 inline void for_each_unit(const Unit* text, std::size_t size, std::size_t field, const TextOptions& options,
                           Sink&& sink) {
-  PairMaker pairs(options);
-  const std::uint64_t salt = field_salt(Salt::word, field);
-  auto on_token = [&](const char* token, std::size_t bytes, std::size_t chars, TokenKind kind) {
-    const std::uint64_t hash = hash_span(token, bytes, salt);
-    sink(TextUnit{hash, TextUnit::Kind::word, kind, field, token, bytes, chars});
-    pairs.next(hash, [&](std::uint64_t pair, TextUnit::Kind pair_kind) {
-      sink(TextUnit{pair, pair_kind, kind, field, token, bytes, chars});
-    });
-  };
+  UnitMaker maker(field, options, sink);
   if constexpr (sizeof(Unit) == 1)
-    if (for_each_ascii_token(text, size, on_token)) return;
-  Tokenizer<decltype(on_token)> tokenizer(on_token);
+    if (for_each_ascii_token(text, size, maker)) return;
+  Tokenizer<decltype(maker)> tokenizer(maker);
   tokenizer.feed(text, size);
 }
 

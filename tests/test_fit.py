@@ -1,0 +1,406 @@
+"""What fit learns: every kind of output and input, soft labels, weights, and honest probabilities."""
+
+from __future__ import annotations
+
+import random
+from enum import Enum
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+import dspex
+from dspex import Program
+from dspex.errors import InputError
+from fit_tools import LABEL, MIXED, TOPICS, accuracy, inputs_of, mixed, quick, topical
+
+TRAIN, UNSEEN = topical(90, seed=1), topical(60, seed=2)
+
+
+def relabelled(
+    rows: list[dict[str, Any]], classes: dict[str, Any], name: str = "label"
+) -> list[dict[str, Any]]:
+    return [{"text": row["text"], name: classes[row["label"]]} for row in rows]
+
+
+# ----------------------------------------------------------------------------------------- kinds of outputs
+
+
+class Tone(Enum):
+    CALM = "calm tone"
+    ANGRY = "angry tone"
+    COLD = 3
+
+
+@pytest.mark.parametrize(
+    ("spec", "classes"),
+    [
+        (LABEL, {topic: topic for topic in TOPICS}),
+        ("text -> label", {"refund": "b", "card_lost": "a", "limit": "ß ünïcode"}),
+        ("text -> label: Literal[1, True, '1']", {"refund": 1, "card_lost": True, "limit": "1"}),
+        ("text -> label: Literal['yes', None]", {"refund": "yes", "card_lost": None, "limit": None}),
+        ("text -> label: bool", {"refund": True, "card_lost": False, "limit": False}),
+        ({"inputs": {"text": "str"}, "outputs": {"label": Tone}}, dict(zip(TOPICS, Tone, strict=True))),
+    ],
+    ids=["literal", "str", "literal of mixed types", "two classes", "bool", "enum"],
+)
+def test_classes_are_learned_and_given_back_as_themselves(spec: Any, classes: dict[str, Any]) -> None:
+    program = quick(spec, relabelled(TRAIN, classes))
+    unseen = relabelled(UNSEEN, classes)
+    assert accuracy(program, unseen) >= 0.95
+    declared = list(dict.fromkeys(classes.values()))
+    for row in unseen[:5]:
+        result = program(text=row["text"])
+        assert any(
+            result.label is each or (result.label == each and type(result.label) is type(each))
+            for each in declared
+        )
+        found = result.probabilities("label")
+        assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+        assert result.confidence == pytest.approx(max(found.values()), abs=1e-6)
+        assert result.label in found
+    assert program.kind == "classify"
+    assert program.backend == "native"
+
+
+def test_classes_of_a_str_output_come_from_the_examples_sorted() -> None:
+    program = quick("text -> label", relabelled(TRAIN, {"refund": "z", "card_lost": "a", "limit": "m"}))
+    assert program.signature.outputs["label"].classes == ("a", "m", "z")
+    assert list(program(text="refund").probabilities("label")) == ["a", "m", "z"]
+
+
+def test_enum_members_and_their_values_are_the_same_label() -> None:
+    spec = {"inputs": {"text": "str"}, "outputs": {"label": Tone}}
+    members = quick(spec, relabelled(TRAIN, dict(zip(TOPICS, Tone, strict=True))))
+    values = quick(spec, relabelled(TRAIN, {t: tone.value for t, tone in zip(TOPICS, Tone, strict=True)}))
+    np.testing.assert_array_equal(members._arrays["rows"], values._arrays["rows"])
+    assert values(text="refund my money back").label is Tone.CALM
+
+
+@pytest.mark.parametrize("kind", ["float", "int"])
+def test_numbers_are_learned(kind: str) -> None:
+    values = {"refund": -250, "card_lost": 40, "limit": 1000}
+    program = quick(f"text -> score: {kind}", relabelled(TRAIN, values, "score"))
+    answers = [program(text=row["text"]).score for row in UNSEEN]
+    truth = [values[row["label"]] for row in UNSEEN]
+    assert float(np.abs(np.subtract(answers, truth)).mean()) < 0.15 * float(np.std(truth))
+    assert all(type(answer) is (int if kind == "int" else float) for answer in answers)
+    result = program(text="refund")
+    assert result.confidence is None
+    assert program.kind == "predict"
+    with pytest.raises(KeyError):
+        result.probabilities("score")
+
+
+@pytest.mark.parametrize("declared", ["list[Literal['web', 'shop', 'phone']]", "list[str]"])
+def test_several_labels_at_once(declared: str) -> None:
+    rows = [{"text": row["body"], "tags": row["tags"]} for row in mixed(240)]
+    program = quick(f"text -> tags: {declared}", rows[:180])
+    results = [program(text=row["text"]) for row in rows[180:]]
+    right = [set(result.tags) == set(row["tags"]) for result, row in zip(results, rows[180:], strict=True)]
+    assert np.mean(right) > 0.9
+    classes = list(program.signature.outputs["tags"].classes or ())
+    assert sorted(classes) == ["phone", "shop", "web"]
+    for result in results:
+        assert result.tags == [c for c in classes if c in result.tags]  # in the order of the classes
+        assert all(0 <= p <= 1 for p in result.probabilities("tags").values())
+    assert any(result.tags == [] for result in results)
+
+
+def test_every_kind_of_input_and_output_at_once() -> None:
+    program, unseen = quick(MIXED, mixed(300)), mixed(90, seed=7)
+    assert accuracy(program, unseen, "label") > 0.95
+    assert accuracy(program, unseen, "urgent") > 0.95
+    results = program.batch([inputs_of(program, row) for row in unseen])
+    right = [set(r["tags"]) == set(row["tags"]) for r, row in zip(results, unseen, strict=True)]
+    assert np.mean(right) > 0.85
+    for name, share in (("price", 0.25), ("stars", 0.5)):
+        truth = np.array([row[name] for row in unseen], float)
+        error = np.abs(np.array([r[name] for r in results]) - truth).mean()
+        assert error < share * truth.std(), name
+    assert list(results[0]) == ["label", "urgent", "price", "stars", "tags"]
+    smallest = min(r for r in (results[0].probabilities("label")[results[0].label],))
+    assert results[0].confidence <= smallest + 1e-6
+    assert program.kind == "predict"
+
+
+def test_outputs_of_very_different_size_do_not_disturb_each_other() -> None:
+    """Twenty classes share int8 rows with a number in the hundred thousands."""
+    rng = random.Random(2)
+    classes = [f"c{i}" for i in range(20)]
+
+    def example() -> dict[str, Any]:
+        c, dear = rng.randrange(20), rng.random() < 0.5
+        words = [f"w{(c * 15 + rng.randrange(20)) % 300}" for _ in range(6)]
+        text = " ".join([*words, "dear" if dear else "cheap"])
+        return {"text": text, "label": classes[c], "price": (9e5 if dear else 1e4) + 1000 * c}
+
+    rows = [example() for _ in range(1000)]
+    spec = f"text -> label: {Literal[tuple(classes)]}".replace("typing.", "")
+    alone = accuracy(quick(spec, rows[:800]), rows[800:])
+    both = quick(f"{spec}, price: float", rows[:800])
+    assert alone > 0.9
+    assert accuracy(both, rows[800:]) >= alone - 0.02
+    error = [abs(both(text=row["text"]).price - row["price"]) for row in rows[800:]]
+    assert np.mean(error) < 0.1 * np.std([row["price"] for row in rows])
+
+
+def test_numbers_far_from_zero_keep_their_digits() -> None:
+    years = {"refund": 2001.0, "card_lost": 2002.0, "limit": 2003.0}
+    program = quick("text -> year: float", relabelled(TRAIN, years, "year"))
+    answers = np.array([program(text=row["text"]).year for row in UNSEEN])
+    assert np.abs(answers - [years[row["label"]] for row in UNSEEN]).mean() < 0.15
+
+
+# ------------------------------------------------------------------------------------------ kinds of inputs
+
+
+def test_text_fields_are_kept_apart() -> None:
+    """Which field holds the word decides; the words are the same."""
+    rng = random.Random(0)
+
+    def example() -> dict[str, Any]:
+        first, second = rng.sample(["alarm", "calm", "river", "stone", "cloud"], 2)
+        return {"a": first, "b": second, "label": first < second}
+
+    rows = [example() for _ in range(120)]
+    assert accuracy(quick("a, b -> label: bool", rows), rows) > 0.9
+    joined = [{"text": " ".join(sorted((row["a"], row["b"]))), "label": row["label"]} for row in rows]
+    assert accuracy(quick("text -> label: bool", joined), joined) < 0.8
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("float", lambda yes, rng: rng.gauss(1e6 if yes else -1e6, 1e5)),
+        ("float", lambda yes, rng: rng.gauss(1000.001 if yes else 1000.0, 1e-4)),
+        ("int", lambda yes, rng: rng.randrange(5, 9) if yes else rng.randrange(0, 4)),
+        ("bool", lambda yes, rng: yes),
+        ("list[float]", lambda yes, rng: [rng.gauss(0, 1), 3.0 * yes + rng.gauss(0, 0.1), 7.0]),
+    ],
+    ids=["large", "close", "int", "bool", "vector"],
+)
+def test_numbers_alone_decide(kind: str, value: Any) -> None:
+    rng = random.Random(4)
+    rows = [{"x": value(i % 2 == 0, rng), "label": i % 2 == 0} for i in range(120)]
+    program = quick(f"x: {kind} -> label: bool", rows[:80])
+    assert accuracy(program, rows[80:]) >= 0.97
+    assert program._meta["calibration"]["held_out"]["label"]["accuracy"] >= 0.95
+
+
+def test_numbers_decide_beside_a_text_that_says_nothing() -> None:
+    rows = [{"text": "same words", "x": float(i % 10), "label": i % 10 > 4} for i in range(100)]
+    program = quick("text, x: float -> label: bool", rows)
+    assert accuracy(program, rows) == 1.0
+    # The same text with other numbers is another example: it is held out, and told apart.
+    assert program._meta["calibration"]["held_out"]["label"]["accuracy"] >= 0.9
+
+
+def test_numpy_vectors_and_columns_are_examples_like_lists() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    label = x[:, 2] > 0
+    as_rows = [{"x": list(map(float, v)), "label": bool(y)} for v, y in zip(x, label, strict=True)]
+    spec = "x: list[float] -> label: bool"
+    programs = [
+        quick(spec, as_rows),
+        quick(spec, {"x": x, "label": label}),
+        quick(spec, {"x": list(x), "label": list(label)}),
+    ]
+    for program in programs[1:]:
+        for name, array in programs[0]._arrays.items():
+            np.testing.assert_array_equal(program._arrays[name], array)
+
+
+def test_examples_in_any_form_give_the_same_program() -> None:
+    class Example:  # as dspy.Example
+        def __init__(self, row: dict[str, Any]) -> None:
+            self.row = row
+
+        def toDict(self) -> dict[str, Any]:
+            return self.row
+
+    columns = {name: [row[name] for row in TRAIN] for name in ("text", "label")}
+    extra = [row | {"note": i} for i, row in enumerate(TRAIN)]
+    forms: list[Any] = [TRAIN, tuple(TRAIN), iter(TRAIN), [Example(row) for row in TRAIN], columns, extra]
+    forms.append({name: np.array(column) for name, column in columns.items()})
+    prints = {quick(LABEL, form).info()["data"]["fingerprint"] for form in forms}
+    assert len(prints) == 1
+    assert quick(LABEL, TRAIN[1:]).info()["data"]["fingerprint"] not in prints
+
+
+# ------------------------------------------------------------------------------ soft labels and weights
+
+
+def test_soft_labels_are_learned_as_shares() -> None:
+    rng = random.Random(3)
+    kinds = {"sunny": 0.9, "cloudy": 0.5, "stormy": 0.1}
+    rows = [
+        {"text": f"{word} day {rng.randrange(10)}", "label": {"go": share, "stay": 1 - share}}
+        for word, share in kinds.items()
+        for _ in range(40)
+    ]
+    program = quick("text -> label: Literal['go', 'stay']", rows)
+    for word, share in kinds.items():
+        assert program(text=f"{word} day").probabilities("label")["go"] == pytest.approx(share, abs=0.08)
+
+
+def test_a_soft_label_says_what_the_same_rows_with_hard_labels_say() -> None:
+    spec = "text -> label: Literal['a', 'b', 'c']"
+    soft = [{"text": f"word {i % 20}", "label": {"a": 0.5, "b": 0.25, "c": 0.25}} for i in range(40)]
+    hard = [{"text": f"word {i % 20}", "label": "aabc"[i // 20]} for i in range(80)]
+    ours, theirs = (quick(spec, rows)(text="word 3").probabilities("label") for rows in (soft, hard))
+    assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=0.1)
+
+
+def test_soft_labels_of_bools_and_of_several_labels() -> None:
+    rows = [{"text": f"word {i % 9}", "yes": {True: 0.8, False: 0.2}} for i in range(30)]
+    rows += [{"text": f"other {i % 9}", "yes": False} for i in range(30)]
+    result = quick("text -> yes: bool", rows)(text="word 1")
+    assert result.probabilities("yes")[True] == pytest.approx(0.8, abs=0.12)
+    tags: list[dict[str, Any]] = [{"text": f"word {i % 9}", "tags": {"x": 0.9, "y": 0.2}} for i in range(30)]
+    tags += [{"text": f"other {i % 9}", "tags": ["y"]} for i in range(30)]
+    found = quick("text -> tags: list[Literal['x', 'y']]", tags)(text="word 2").probabilities("tags")
+    assert found["x"] > 0.7
+    assert found["y"] < 0.5
+
+
+def test_a_weight_counts_like_that_many_rows() -> None:
+    rows = [{"text": f"word {i % 10}", "label": "ab"[i // 10 % 2]} for i in range(40)]
+    weights = [3.0 if row["label"] == "a" else 1.0 for row in rows]
+    repeated = [row for row, weight in zip(rows, weights, strict=True) for _ in range(int(weight))]
+    spec = "text -> label: Literal['a', 'b']"
+    weighted = quick(spec, rows, sample_weight=weights)(text="word 4").probabilities("label")["a"]
+    assert weighted == pytest.approx(0.75, abs=0.06)
+    assert weighted == pytest.approx(
+        quick(spec, repeated)(text="word 4").probabilities("label")["a"], abs=0.05
+    )
+
+
+def test_a_row_of_weight_zero_is_left_out() -> None:
+    wrong = [row | {"label": "refund"} for row in topical(60, seed=5) if row["label"] != "refund"]
+    rows, weights = TRAIN + wrong, [1.0] * len(TRAIN) + [0.0] * len(wrong)
+    ours, clean = quick(LABEL, rows, sample_weight=weights), quick(LABEL, TRAIN)
+    assert accuracy(ours, UNSEEN) >= accuracy(clean, UNSEEN) - 0.02 > accuracy(quick(LABEL, rows), UNSEEN)
+    only_one = [1.0 if row["label"] == "refund" else 0.0 for row in TRAIN]
+    with pytest.raises(InputError, match="every example has the class 'refund'"):
+        quick(LABEL, TRAIN, sample_weight=only_one)
+
+
+def test_weights_may_be_any_numbers_in_a_row() -> None:
+    weights = [0.5 + i % 3 for i in range(len(TRAIN))]
+    arrays = [
+        quick(LABEL, TRAIN, sample_weight=form)._arrays["rows"]
+        for form in (weights, np.array(weights), np.array(weights, np.float32), iter(weights))
+    ]
+    for other in arrays[1:]:
+        np.testing.assert_array_equal(other, arrays[0])
+    assert not np.array_equal(arrays[0], quick(LABEL, TRAIN)._arrays["rows"])
+
+
+def test_balanced_classes_raise_the_rare_one() -> None:
+    rows = [{"text": f"word {i % 20}", "label": "rare" if i % 10 == 0 else "common"} for i in range(200)]
+    spec = "text -> label: Literal['common', 'rare']"
+    plain, balanced = (quick(spec, rows, class_weight=w)(text="word") for w in (None, "balanced"))
+    assert plain.probabilities("label")["rare"] == pytest.approx(0.1, abs=0.06)
+    assert balanced.probabilities("label")["rare"] == pytest.approx(0.5, abs=0.1)
+
+
+# ------------------------------------------------------------------------------------ honest probabilities
+
+
+def coin_texts(count: int, seed: int) -> list[dict[str, Any]]:
+    """Texts whose words say nothing about the label."""
+    rng = random.Random(seed)
+    return [
+        {
+            "text": " ".join(f"w{rng.randrange(200)}" for _ in range(8)),
+            "label": rng.choice(["a", "b", "c", "d"]),
+        }
+        for _ in range(count)
+    ]
+
+
+def test_noise_is_answered_with_doubt() -> None:
+    program = quick("text -> label", coin_texts(300, 0))
+    confidences = [program(text=row["text"]).confidence for row in coin_texts(100, 1)]
+    assert np.mean(confidences) < 0.45
+    held_out = program.info()["calibration"]["held_out"]["label"]
+    assert held_out["accuracy"] < 0.4
+
+
+def test_copies_of_a_row_are_held_out_together() -> None:
+    program = quick("text -> label", coin_texts(80, 0) * 5)
+    held_out = program.info()["calibration"]["held_out"]["label"]
+    assert held_out["accuracy"] < 0.5
+    assert np.mean([program(text=row["text"]).confidence for row in coin_texts(60, 1)]) < 0.6
+
+
+def test_confidence_is_the_share_of_right_answers() -> None:
+    rng = random.Random(9)
+
+    def noisy(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"label": rng.choice(list(TOPICS))} if rng.random() < 0.3 else row for row in rows]
+
+    program, unseen = quick(LABEL, noisy(topical(600))), noisy(topical(600, seed=3))
+    confidence = np.mean([program(text=row["text"]).confidence for row in unseen])
+    assert confidence == pytest.approx(accuracy(program, unseen), abs=0.07)
+    assert program.info()["calibration"]["held_out"]["label"]["ece"] < 0.08
+
+
+# ---------------------------------------------------------------------------------------------- extremes
+
+
+def test_very_few_examples() -> None:
+    rows = [{"text": "lost card", "label": "x"}, {"text": "refund", "label": "y"}]
+    program = quick("text -> label", rows)
+    assert [program(text=row["text"]).label for row in rows] == ["x", "y"]
+    assert (
+        quick("text -> label: Literal['x', 'y', 'z']", rows)(text="lost card").label == "x"
+    )  # z was never seen
+
+
+def test_many_classes() -> None:
+    rows = [{"text": f"topic{i} word{i % 7}", "label": f"class {i}"} for i in range(300) for _ in range(2)]
+    program = quick("text -> label", rows, max_epochs=5)
+    assert accuracy(program, rows) > 0.95
+    assert len(program(text="topic3").probabilities("label")) == 300
+
+
+def test_text_of_every_script_is_learned() -> None:
+    rows = [
+        {"text": text + f" {i}", "label": label}
+        for i in range(8)
+        for text, label in (
+            ("我丢了银行卡", "lost"), ("我要退款", "refund"), ("カードを失くした", "lost"), ("返金してください", "refund"),
+            ("บัตรหาย", "lost"), ("ขอเงินคืน", "refund"), ("카드를 잃어버렸어요", "lost"), ("환불해 주세요", "refund"),
+            ("ضاعت بطاقتي", "lost"), ("أريد استرداد المال", "refund"), ("😭💳", "lost"), ("💸🙏", "refund"),
+        )
+    ]  # fmt: skip
+    program = quick("text -> label", rows)
+    for text, label in (("银行卡丢了", "lost"), ("退款吧", "refund"), ("カード失くした", "lost"), ("환불", "refund"),
+                        ("بطاقتي ضاعت", "lost"), ("💳😭", "lost"), ("🙏💸", "refund")):  # fmt: skip
+        assert program(text=text).label == label
+
+
+def test_the_options_of_features_have_an_effect() -> None:
+    plain = quick(LABEL, TRAIN)
+    for options in ({"bigrams": False}, {"skipgrams": True}, {"char_weight": 0.1}, {"char_power": 0.0}, {"min_n": 3},
+                    {"max_n": 3}, {"c": 0.1}, {"min_pair_df": 3}, {"max_units": 50}, {"folds": 5}):  # fmt: skip
+        other = quick(LABEL, TRAIN, **options)
+        same = all(np.array_equal(other._arrays[k], v) for k, v in plain._arrays.items())
+        assert not same, options
+        assert other.info()["options"] | options == other.info()["options"]
+    assert len(quick(LABEL, TRAIN, max_units=50)._arrays["index"]) <= len(plain._arrays["index"])
+    assert quick(LABEL, TRAIN, max_units=50).info()["units"] == 50
+
+
+def test_a_program_knows_what_it_was_fitted_on() -> None:
+    program = quick(LABEL, TRAIN, id="mine", seed=3, c=2.0)
+    info = program.info()
+    assert (info["id"], program.id) == ("mine", "mine")
+    assert info["data"]["rows"] == len(TRAIN)
+    assert (info["options"]["seed"], info["options"]["c"]) == (3, 2.0)
+    assert quick(LABEL, TRAIN).id == quick(LABEL, TRAIN).id != quick(LABEL, TRAIN[1:]).id
+    assert isinstance(program, Program)
+    assert isinstance(dspex.fit(LABEL, TRAIN, threads=1), dspex.Program)
