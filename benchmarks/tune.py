@@ -19,6 +19,9 @@ from benchmarks.peers import NAMES, peer_class, reason_to_skip
 from benchmarks.peers.base import Peer, Settings
 
 FILE = Path(__file__).with_name("settings.json")
+FOLDS = 5
+LARGE = 100_000
+"""Rows times classes from which a slow peer is tuned on fewer folds."""
 
 
 def all_settings() -> dict[str, dict[str, Settings]]:
@@ -33,16 +36,28 @@ def settings_for(data: str, peer: str) -> Settings:
 
 def tune(cls: type[Peer], data: DataSet) -> tuple[Settings, float]:
     """The best of the peer's grid, and its mean score over the folds (larger is better)."""
-    folds = np.random.default_rng(0).integers(0, 3, len(data.train))
+    folds = _folds(data)
+    large = len(data.train) * max(1, len(data.classes)) > LARGE
     best: tuple[Settings, float] | None = None
     for settings in cls.grid:
-        scores = [_fold_score(cls, settings, data, folds == k) for k in range(cls.tune_folds)]
-        mean = float(np.mean(scores))
+        numbers = range(cls.folds_if_large if large else FOLDS)
+        mean = float(np.mean([_fold_score(cls, settings, data, folds == k) for k in numbers]))
         print(f"  {data.name} {cls.name} {settings}: {mean:.4f}", flush=True)
         if best is None or mean > best[1]:
             best = settings, mean
     assert best is not None
     return best
+
+
+def _folds(data: DataSet) -> np.ndarray:
+    """A fold number for each row; every class is spread over all folds."""
+    order = np.random.default_rng(0).permutation(len(data.train))
+    if data.task == "single":
+        labels = np.array([str(row["label"]) for row in data.train])
+        order = order[np.argsort(labels[order], kind="stable")]
+    folds = np.empty(len(order), dtype=np.int64)
+    folds[order] = np.arange(len(order)) % FOLDS
+    return folds
 
 
 def _fold_score(cls: type[Peer], settings: Settings, data: DataSet, held_out: np.ndarray) -> float:

@@ -122,7 +122,9 @@ def fuzz(
     with tempfile.TemporaryDirectory() as temporary:
         directory = keep or Path(temporary)
         directory.mkdir(parents=True, exist_ok=True)
-        files = sample_files(directory)
+        # A hook's module may bring files of its own kind, which reach deeper than the reader.
+        own = getattr(sys.modules.get(use.__module__), "program_files", list)
+        files = sample_files(directory) + own()
         path = directory / "mutated.dspex"
         for number in range(mutations) if only is None else (only,):
             mutant = mutate(files, seed, number)

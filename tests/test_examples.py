@@ -43,7 +43,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return ["\n" * text[: match.start(2)].count("\n") + match[2] for match in found]
 
 
-def with_blocks(language: str) -> Any:
+def with_blocks(language: str) -> pytest.MarkDecorator:
     pages = [page for page in PAGES if blocks(page, language)]
     assert pages, "a checkout holds the documentation"
     return pytest.mark.parametrize("page", pages, ids=lambda page: page.stem)

@@ -22,6 +22,7 @@ from dspex import _core
 from dspex import _modelfile_header as header
 from dspex.errors import ModelFileError
 from dspex.modelfile import read_model, write_model
+from dspex.reference import checksum64
 from model_file_tools import META, assert_same, sample_arrays
 
 
@@ -34,29 +35,6 @@ def path(tmp_path: Path) -> Path:
 
 # --------------------------------------------------------------------------------------------- checksum
 
-SEEDS = (0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1, 0x510E527FADE682D1,
-         0x9B05688C2B3E6C1F, 0x1F83D9ABFB41BD6B, 0x5BE0CD19137E2179, 0xCBBB9D5DC1059ED8)  # fmt: skip
-
-
-def checksum64_reference(data: bytes) -> int:
-    """The definition in src/_native/model/checksum.hpp, word by word."""
-
-    def mix(x: int) -> int:
-        x = (x ^ x >> 32) * 0xD6E8FEB86659FD93 % 2**64
-        x = (x ^ x >> 29) * 0xD6E8FEB86659FD93 % 2**64
-        return x ^ x >> 32
-
-    lanes = list(SEEDS)
-    padded = data + bytes(-len(data) % 64)
-    for at in range(0, len(padded), 8):
-        lane = lanes[at // 8 % 8] ^ int.from_bytes(padded[at : at + 8], "little")
-        lane = (lane + (lane << 21)) % 2**64
-        lanes[at // 8 % 8] = lane ^ lane >> 29
-    total = mix(len(data) ^ 0x6A09E667F3BCC908)
-    for lane in lanes:
-        total = mix(total ^ lane)
-    return total
-
 
 @given(st.binary(max_size=300), st.integers(0, 9))
 @example(b"", 0)
@@ -64,7 +42,7 @@ def checksum64_reference(data: bytes) -> int:
 @example(b"\xff" * 129, 3)
 def test_the_checksum_is_the_one_defined(data: bytes, offset: int) -> None:
     unaligned = memoryview(bytes(offset) + data)[offset:]
-    assert _core.checksum64(unaligned) == checksum64_reference(data)
+    assert _core.checksum64(unaligned) == checksum64(data)
 
 
 def test_the_checksum_sees_every_bit_every_cut_and_every_swap() -> None:

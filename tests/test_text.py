@@ -19,7 +19,7 @@ NO_NGRAMS = text_options(min_n=16, max_n=16, bigram_weight=0.0)
 def compiled_tokens(text: str) -> list[str]:
     """What the compiled core finds, by a model that knows every token the oracle finds."""
     model = model_of(hashes_of([(0, text)], NO_NGRAMS), columns=1, options=NO_NGRAMS)
-    return [feature for _, feature, _, _ in compiled(model)._contributions(text, 0)]
+    return [each[1] for each in compiled(model)._contributions(text, 0)]
 
 
 TOKENS: list[tuple[str, str]] = [

@@ -36,8 +36,8 @@ class Peer(ABC):
     defaults: ClassVar[Settings] = {}
     grid: ClassVar[tuple[Settings, ...]] = ()
     """The settings `benchmarks.tune` tries; empty: nothing to tune."""
-    tune_folds: ClassVar[int] = 3
-    """How many of the three folds `benchmarks.tune` scores; 1 for a peer that is slow to fit."""
+    folds_if_large: ClassVar[int] = 5
+    """How many of its five folds `benchmarks.tune` scores on a large data set; 1 if a fit takes minutes."""
     same_model_as: ClassVar[str | None] = None
     """The peer whose fitted model this one runs in another way; it is handed over through `adopt`."""
     has_accuracy: ClassVar[bool] = True

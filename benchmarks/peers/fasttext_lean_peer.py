@@ -14,7 +14,7 @@ class FastTextLean(FastTextPeer):
     grid = tuple(
         {"lr": lr, "epoch": epoch} for lr, epoch in ((0.1, 10), (0.2, 25), (0.5, 25), (0.5, 50), (1.0, 25))
     )
-    tune_folds = 1
+    folds_if_large = 1
 
 
 PEER = FastTextLean

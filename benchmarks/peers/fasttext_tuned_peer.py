@@ -24,7 +24,7 @@ class FastTextTuned(FastTextPeer):
         for minn, maxn in ((2, 5), (3, 6))
         for lr, epoch in ((0.1, 10), (0.2, 25), (0.5, 25), (0.5, 50), (1.0, 25))
     )
-    tune_folds = 1
+    folds_if_large = 1
 
 
 PEER = FastTextTuned

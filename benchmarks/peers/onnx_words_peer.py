@@ -17,7 +17,7 @@ class OnnxWords(Peer):
     import_statement = "import onnxruntime"
     defaults: ClassVar[Settings] = {"C": 30.0}
     grid = tuple({"C": c} for c in (3.0, 10.0, 30.0, 100.0))
-    tune_folds = 1
+    folds_if_large = 1
     timed_texts = 200
 
     def fit(self, rows: Sequence[Row]) -> None:

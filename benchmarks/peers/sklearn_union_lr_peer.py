@@ -18,7 +18,7 @@ class UnionLR(UnionPeer):
     import_statement = "import sklearn.pipeline, sklearn.feature_extraction.text, sklearn.linear_model"
     defaults: ClassVar[Settings] = {"analyzer": "char_wb", "C": 30.0}
     grid = tuple({"C": c} for c in (3.0, 10.0, 30.0, 100.0))
-    tune_folds = 1
+    folds_if_large = 1
 
     def make(self) -> Any:
         from sklearn.linear_model import LogisticRegression

@@ -14,7 +14,7 @@ class UnionSVC(UnionPeer):
     import_statement = "import sklearn.pipeline, sklearn.feature_extraction.text, sklearn.svm"
     defaults: ClassVar[Settings] = {"analyzer": "char_wb", "C": 1.0}
     grid = tuple(
-        {"analyzer": analyzer, "C": c} for analyzer in ("char_wb", "char") for c in (0.1, 0.3, 1.0, 3.0, 10.0)
+        {"analyzer": analyzer, "C": c} for analyzer in ("char_wb", "char") for c in (0.1, 0.3, 1.0, 3.0)
     )
 
     def make(self) -> Any:

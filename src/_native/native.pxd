@@ -59,6 +59,7 @@ cdef extern from "model/scorer.hpp" namespace "dspex" nogil:
         uint32_t kind
         const float* weights
         float norm2
+        uint32_t row
 
     ctypedef void (*ContributionSink)(void* context, const Contribution& c)
     void visit_contributions(const ModelView& model, size_t field, const void* text, size_t size,

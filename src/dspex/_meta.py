@@ -56,6 +56,8 @@ def checked_meta(
     _check_text(meta["text"])
     _check_inputs(meta["inputs"], signature)
     _check_heads(meta["heads"], signature)
+    _check_rows(arrays, sum(head["columns"] for head in meta["heads"]))
+    _check_record(meta)
     rest = {key: value for key, value in meta.items() if key != "signature"}
     rest["inputs"] = [tuple(entry) for entry in meta["inputs"]]
     return signature, rest
@@ -74,6 +76,30 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             raise _bad(f"the tensor {name!r} is {array.dtype} of {array.ndim} dimensions")
     if len(arrays["bias"]) == 0:
         raise _bad("it has no outputs")
+
+
+def row_bytes(columns: int) -> int:
+    """Bytes from one row of weights to the next; `row_stride` in `model/view.hpp`."""
+    if columns <= 15:
+        return max(8, 1 << (4 * columns + 3).bit_length())
+    return (8 + (columns + 15) // 16 * 16 + 31) // 32 * 32
+
+
+def _check_rows(arrays: Mapping[str, NDArray[Any]], columns: int) -> None:
+    if len(arrays["rows"]) != len(arrays["hashes"]) * row_bytes(columns):
+        raise _bad("there is not one row of weights for every hash")
+
+
+def _check_record(meta: Mapping[str, Any]) -> None:
+    """What is told of the fit, and what learning on goes by."""
+    for name in ("options", "data", "calibration"):
+        if not isinstance(meta[name], dict):
+            raise _bad(f"its {name!r} are no mapping")
+    counts = (meta["units"], meta["ngrams"], meta["data"].get("rows"))
+    if not all(_number(count) and isinstance(count, int) and count >= 0 for count in counts):
+        raise _bad("its counts are not whole numbers")
+    if not isinstance(meta["data"].get("fingerprint"), str):
+        raise _bad("its data's fingerprint is not text")
 
 
 def _number(value: Any) -> bool:
@@ -120,6 +146,9 @@ def _check_heads(heads: Any, signature: Signature) -> None:
             raise _bad(f"its head {name!r} has the wrong number of columns")
         if head["kind"] == "binary" and classes != 2:
             raise _bad(f"its head {name!r} is for two classes, the output has {classes}")
+        scale = head.get("scale", 1.0)
+        if not _number(scale) or scale <= 0:
+            raise _bad(f"the scale of its head {name!r} is out of range")
         threshold = head.get("threshold", 0.5)
         if not _number(threshold) or not 0 < threshold < 1:
             raise _bad(f"the threshold of its head {name!r} is out of range")

@@ -154,7 +154,7 @@ def _int(value: Any, field: Field) -> int:
     if not _is_int(value):
         raise _wrong_type(value, field)
     if abs(int(value)) > _LARGEST:
-        raise _Misfit("the number is too large")
+        raise _Misfit("the number is too large", "It must fit into 64 bits of floating point")
     return int(value)
 
 
@@ -167,9 +167,9 @@ def _float(value: Any, field: Field) -> float:
     try:
         number = float(value)
     except OverflowError:
-        raise _Misfit("the number is too large") from None
+        raise _Misfit("the number is too large", "It must fit into 64 bits of floating point") from None
     if not math.isfinite(number):
-        raise _Misfit(f"{number} is not a finite number")
+        raise _Misfit(f"{number} is not a finite number", "Put a number in its place, or leave the row out")
     return number
 
 

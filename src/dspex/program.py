@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
@@ -214,11 +213,7 @@ class Program(_core.Predictor):
         return f"<dspex.Program {self.id!r}: {self.signature.to_string()}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.signature.to_dict(), {k: np.array(v) for k, v in self._arrays.items()}, self._meta)
-
-
-def _rebuild(signature: dict[str, Any], arrays: dict[str, NDArray[Any]], meta: dict[str, Any]) -> Program:
-    return Program(Signature.from_dict(signature), arrays, meta)
+        return Program, (self.signature, {k: np.array(v) for k, v in self._arrays.items()}, self._meta)
 
 
 def _classes(signature: Signature, head: Mapping[str, Any]) -> tuple[Any, ...] | None:
@@ -236,15 +231,23 @@ def load(path: str | os.PathLike[str]) -> Program:
         ModelFileError: the file is missing, damaged, foreign or of a newer version; everything is checked
             before it is used.
     """
+    return program_of(modelfile.read_model(path))
+
+
+def program_of(file: modelfile.ModelFile) -> Program:
+    """The program of a model file that has been read.
+
+    Raises:
+        ModelFileError: its description or its arrays are not those of a program.
+    """
     from ._meta import checked_meta
 
-    file = modelfile.read_model(path)
     try:
         signature, meta = checked_meta(file.meta, file.arrays)
         return Program(signature, file.arrays, meta)
     except ModelFileError as error:
-        raise ModelFileError(f"{Path(path).name}: {error.message}", hint=error.hint) from error.__cause__
+        raise ModelFileError(f"{file.path.name}: {error.message}", hint=error.hint) from error.__cause__
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ModelFileError(
-            f"{Path(path).name}: its parts do not fit each other: {error}", hint="Fit the program again"
+            f"{file.path.name}: its parts do not fit each other: {error}", hint="Fit the program again"
         ) from error

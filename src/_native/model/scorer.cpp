@@ -186,6 +186,32 @@ class UnitBlock {
   char texts_[capacity][4 * max_token_chars + read_slack];
 };
 
+struct Added {
+  float norm2;
+  std::uint32_t known, unknown;
+};
+
+// The usual text, for every instruction set.
+DSPEX_CLONES bool add_ascii_text(const ModelView& model, float* sums, std::size_t field, const std::uint8_t* text,
+                                 std::size_t size, Added& added) {
+  AsciiText ascii;
+  if (!ascii.read(text, size)) return false;
+  UnitBlock block(model, field, true, sums);
+  UnitMaker maker(field, model.text, block);
+  ascii.tokens(maker);
+  block.resolve();
+  added = {block.norm2, block.known, block.unknown};
+  return true;
+}
+
+Added add_any_text(const ModelView& model, float* sums, std::size_t field, const void* text, std::size_t size,
+                   unsigned unit_bytes) {
+  UnitBlock block(model, field, false, sums);
+  for_each_unit(text, size, unit_bytes, field, model.text, block);
+  block.resolve();
+  return {block.norm2, block.known, block.unknown};
+}
+
 }  // namespace
 
 void Scorer::begin(const ModelView* model, float* sums) noexcept {
@@ -194,18 +220,10 @@ void Scorer::begin(const ModelView* model, float* sums) noexcept {
 }
 
 void Scorer::add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept {
-  AsciiText ascii;
-  const bool is_ascii = unit_bytes == 1 && ascii.read(static_cast<const std::uint8_t*>(text), size);
-  UnitBlock block(*model_, field, is_ascii, sums_);
-  if (is_ascii) {
-    UnitMaker maker(field, model_->text, block);
-    ascii.tokens(maker);
-    block.resolve();
-  } else {
-    for_each_unit(text, size, unit_bytes, field, model_->text, block);
-    block.resolve();
-  }
-  norm2_ += block.norm2, known_ += block.known, unknown_ += block.unknown;
+  Added added;
+  if (unit_bytes != 1 || !add_ascii_text(*model_, sums_, field, static_cast<const std::uint8_t*>(text), size, added))
+    added = add_any_text(*model_, sums_, field, text, size, unit_bytes);
+  norm2_ += added.norm2, known_ += added.known, unknown_ += added.unknown;
 }
 
 void Scorer::finish(const float* dense, float* logits) noexcept {
@@ -241,7 +259,7 @@ void visit_contributions(const ModelView& model, std::size_t field, const void* 
     const std::uint32_t row = model.find(hash);
     if (row == no_row) return false;
     const float norm2 = unpack_row(model, row, factor, weights.data());
-    sink(context, {own.data(), own.size(), first.data(), first.size(), field, kind, weights.data(), norm2});
+    sink(context, {own.data(), own.size(), first.data(), first.size(), field, kind, weights.data(), norm2, row});
     return true;
   };
   auto on_unit = [&](const TextUnit& u) {

@@ -39,6 +39,7 @@ struct Contribution {
   std::uint32_t kind;       // 0 word, 1 pair of neighbours, 2 pair around one token, 3 n-gram of an unknown word
   const float* weights;     // [columns], before division by the norm
   float norm2;
+  std::uint32_t row;
 };
 
 using ContributionSink = void (*)(void* context, const Contribution&);

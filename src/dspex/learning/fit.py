@@ -15,7 +15,7 @@ from dspex.learning.calibrate import best_threshold, held_out_figures
 from dspex.learning.examples import Columns, read_examples
 from dspex.learning.options import FitOptions, thread_count
 from dspex.learning.progress import reporter
-from dspex.learning.targets import head_meta, head_spec, stratum
+from dspex.learning.targets import head_meta, head_spec, require_sane, stratum
 from dspex.learning.weights import sample_weights
 from dspex.program import Program
 from dspex.signature import Signature
@@ -82,7 +82,7 @@ def fit(
         arrays, held_out, info = _fit.train(
             text_columns,
             dense,
-            _folds(text_columns, stratum(specs[0]), fold_count, columns.rows, seed),
+            _folds(text_columns, dense, stratum(specs[0]), fold_count, seed),
             specs,
             {
                 "text": settings.text(),
@@ -146,6 +146,7 @@ def _dense(
             inputs.append((name, field.kind, 0))
             continue
         values = np.asarray(columns.inputs[name], dtype=np.float64).reshape(columns.rows, -1)
+        require_sane(field, values)
         deviation = values.std(0)
         # A constant column says nothing; a vector counts as much as one number, however long it is.
         usable = deviation > 1e-12 * (1 + np.abs(values).max(0))
@@ -161,13 +162,14 @@ def _dense(
 
 
 def _folds(
-    texts: list[list[str]], strata: NDArray[np.int64], folds: int, rows: int, seed: int
+    texts: list[list[str]], dense: NDArray[np.float32], strata: NDArray[np.int64], folds: int, seed: int
 ) -> NDArray[np.uint8]:
-    """[rows] fold of each row: strata are dealt evenly, and rows with the same texts stay together."""
-    first: dict[tuple[str, ...], int] = {}
+    """[rows] fold of each row: strata are dealt evenly, and rows with the same inputs stay together."""
+    rows = len(dense)
+    first: dict[tuple[str | bytes, ...], int] = {}
     leader = np.arange(rows)
-    if texts:
-        for row, key in enumerate(zip(*texts, strict=True)):
+    if texts:  # a few numbers alone are often the same by chance
+        for row, key in enumerate(zip(*texts, map(bytes, dense), strict=True)):
             leader[row] = first.setdefault(key, row)
     order = np.random.default_rng(seed).permutation(rows)
     order = order[np.argsort(strata[order], kind="stable")]

@@ -24,7 +24,7 @@ class FitOptions:
         bigrams: whether pairs of neighbouring words are features.
         skipgrams: whether pairs with one word between them are.
         char_weight: weight of character n-grams beside words, 0 to 10; None chooses by the texts' length.
-        char_power: an n-gram of a word of g n-grams weighs char_weight * g^-char_power; 0 to 1.
+        char_power: an n-gram of a word of g n-grams weighs char_weight * g^-char_power; None chooses, too.
         folds: parts for the held-out calibration; 2 to 10.
         max_epochs: passes over the rows at most, for each model.
         tolerance: a model is done when a pass moves its dual by less than this share.
@@ -39,7 +39,7 @@ class FitOptions:
     bigrams: bool = True
     skipgrams: bool = False
     char_weight: float | None = None
-    char_power: float = 0.5
+    char_power: float | None = None
     folds: int = 3
     max_epochs: int = 40
     tolerance: float = 0.03
@@ -49,7 +49,7 @@ class FitOptions:
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if name == "char_weight" and value is None:
+            if name in ("char_weight", "char_power") and value is None:
                 continue
             wanted = float if name in _FLOATS else int
             if isinstance(value, bool) or not isinstance(value, int if wanted is int else (int, float)):
@@ -78,7 +78,7 @@ class FitOptions:
         return cls(**options)
 
     def for_texts(self, mean_chars: float, *, choice: bool) -> FitOptions:
-        """These options with `char_weight` and `char_power` settled for texts of this mean length.
+        """These options with an open `char_weight` and `char_power` settled for texts of this mean length.
 
         The shorter the text, the more its n-grams must say what its words do not. In cross-validation on
         single intents (about 50 characters) heavy n-grams won, on reviews and news (100 to 250) light ones;
@@ -88,15 +88,17 @@ class FitOptions:
             mean_chars: mean characters of a row's texts.
             choice: whether an output picks one of three classes or more.
         """
-        if self.char_weight is not None:
-            return self
-        if mean_chars < 80 and choice:
-            return dataclasses.replace(self, char_weight=2.5, char_power=0.5)
-        return dataclasses.replace(self, char_weight=0.35 if choice else 0.5, char_power=0.0)
+        weight, power = (2.5, 0.5) if mean_chars < 80 and choice else (0.35 if choice else 0.5, 0.0)
+        return dataclasses.replace(
+            self,
+            char_weight=weight if self.char_weight is None else self.char_weight,
+            char_power=power if self.char_power is None else self.char_power,
+        )
 
     def text(self) -> dict[str, Any]:
         """What the compiled core must know to take the same features from a text again."""
         assert self.char_weight is not None  # settled by for_texts
+        assert self.char_power is not None
         return {
             "min_n": self.min_n,
             "max_n": self.max_n,

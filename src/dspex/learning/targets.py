@@ -12,7 +12,7 @@ from dspex.errors import InputError
 from dspex.learning.options import FitOptions
 from dspex.signature import Field
 
-__all__ = ["head_meta", "head_spec", "head_targets", "stratum"]
+__all__ = ["head_meta", "head_spec", "head_targets", "require_sane", "stratum"]
 
 Array = NDArray[np.float32]
 
@@ -24,6 +24,7 @@ _LEARNERS = {
     "multilabel": (("hinge", 3.0),),
     "number": (("squared", 0.5),),
 }
+_LARGEST = 1e30
 _TRAINED_AS = {"choice": "softmax", "binary": "sigmoid", "multilabel": "sigmoid", "number": "number"}
 
 
@@ -108,14 +109,31 @@ def _require_two_classes(field: Field, shares: Array, weights: Array) -> None:
         )
 
 
+def require_sane(field: Field, values: NDArray[np.float64]) -> None:
+    """Refuses numbers whose squares, or whose 32-bit forms, would overflow.
+
+    Raises:
+        InputError: with the row of the largest of `values` [rows, ...].
+    """
+    size = np.abs(values).reshape(len(values), -1).max(1)
+    row = int(size.argmax())
+    if size[row] > _LARGEST:
+        raise InputError(
+            f"{size[row]:g} is too large to learn from", field=field.name, row=row,
+            hint=f"Scale the numbers, to {_LARGEST:g} at most",
+        )  # fmt: skip
+
+
 def _number_targets(field: Field, column: list[Any], weights: Array) -> dict[str, Any]:
     values = np.asarray(column, dtype=np.float64)
+    require_sane(field, values)
+    used = values[weights > 0]
+    if used.min() == used.max():
+        raise InputError(
+            f"every example has the value {used[0]:g}", field=field.name, hint="Give examples with different values"
+        )
     mean = float(np.average(values, weights=weights))
     deviation = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
-    if not deviation > 0:
-        raise InputError(
-            f"every example has the value {mean:g}", field=field.name, hint="Give examples with different values"
-        )
     targets = ((values - mean) / deviation).astype(np.float32)[:, None]
     return {"targets": targets, "scale": deviation, "offset": mean}
 
