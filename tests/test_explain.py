@@ -37,6 +37,8 @@ def expected(program: Program, inputs: dict[str, Any]) -> dict[str, float]:
             classes = list(result.probabilities(head["name"]))
             picked = [own[classes.index(label)] for label in result[head["name"]]] or [max(own)]
             found[head["name"]] = math.fsum(picked)
+        elif head["kind"] == "number":
+            found[head["name"]] = head["offset"] + head["scale"] * own[0]
         else:
             found[head["name"]] = max(own)
     return found

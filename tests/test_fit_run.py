@@ -214,7 +214,6 @@ else:
 """
 
 
-@pytest.mark.xfail(reason="waits for threads that never began")
 @linux
 @pytest.mark.skipif(
     "asan" in os.environ.get("LD_PRELOAD", ""), reason="the sanitizer needs its address space"

@@ -126,8 +126,8 @@ HEADS: list[dict[str, Any]] = [
     {"name": "many", "kind": "choice", "columns": 5, "classes": tuple("abcde")},
     {"name": "two", "kind": "binary", "columns": 1, "classes": (False, True), "threshold": 0.5},
     {"name": "some", "kind": "multilabel", "columns": 3, "classes": tuple("xyz"), "threshold": 0.3},
-    {"name": "real", "kind": "number", "columns": 1},
-    {"name": "whole", "kind": "number", "columns": 1, "integer": True},
+    {"name": "real", "kind": "number", "columns": 1, "scale": 2.5, "offset": 1.7e9},
+    {"name": "whole", "kind": "number", "columns": 1, "integer": True, "scale": 1.0, "offset": 0.0},
 ]
 logit = st.one_of(st.floats(-12, 12, width=32), st.sampled_from([0.0, 1e4, -1e4, 1e30, -1e30]))
 
@@ -153,7 +153,7 @@ def test_logits_become_the_answers_defined(bias: list[float]) -> None:
     assert result["some"] == [
         label for label, p in result.probabilities("some").items() if p >= np.float32(0.3)
     ]
-    assert result["real"] == np.float32(bias[9])
+    assert result["real"] == truth["real"] == 1.7e9 + 2.5 * float(np.float32(bias[9]))
     if abs(bias[10]) < 1e9:
         assert result["whole"] == round(float(np.float32(bias[10])))
 

@@ -66,7 +66,6 @@ def test_a_result_is_a_mapping(make: Any) -> None:
     assert json.loads(json.dumps(plain)) == plain
 
 
-@pytest.mark.xfail(reason="a compiled class is a mapping to match statements only if it is compiled as one")
 @both
 def test_a_result_matches_mapping_patterns(make: Any) -> None:
     match make():

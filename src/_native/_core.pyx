@@ -11,7 +11,7 @@ from cpython.long cimport PyLong_AsDouble, PyLong_Check
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_Check
-from libc.math cimport isfinite, lrint
+from libc.math cimport isfinite
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -80,6 +80,7 @@ cdef class _Answers:
             self.heads[i].first = <uint32_t>self.columns
             self.heads[i].columns = h["columns"]
             self.heads[i].threshold = h.get("threshold", 0.5)
+            self.heads[i].scale, self.heads[i].offset = h.get("scale", 1.0), h.get("offset", 0.0)
             self.columns += self.heads[i].columns
 
     def __dealloc__(self):
@@ -92,9 +93,8 @@ cdef class _Answers:
             return classes[picks[h]]
         if head.kind == AnswerKind.multilabel:
             return [classes[k] for k in range(head.columns) if values[head.first + k] >= head.threshold]
-        if self.is_int[h]:
-            return int(lrint(values[head.first]))
-        return <double>values[head.first]
+        cdef double number = head.offset + head.scale * values[head.first]
+        return round(number) if self.is_int[h] else number
 
     cdef dict probabilities(self, size_t h, const float* values):
         cdef AnswerHead head = self.heads[h]
@@ -109,6 +109,7 @@ cdef class _Answers:
 # Untracked by the garbage collector, which would walk every result of a batch: answers hold no cycles.
 @cython.no_gc
 @cython.freelist(64)
+@cython.collection_type("mapping")
 cdef class Result:
     """The answer to one call: a read-only mapping from output names to values.
 
@@ -364,8 +365,10 @@ cdef class Predictor:
             sums = <float*>PyMem_Malloc((lanes + self.view.dense_width) * sizeof(float))
             if sums == NULL:
                 raise MemoryError
-        cdef Result result = Result.__new__(Result)
         cdef _Answers answers = self.answers
+        if answers is None:
+            self._require_bound()
+        cdef Result result = Result.__new__(Result)
         try:
             result.data = <float*>PyMem_Malloc(answers.columns * sizeof(float) + answers.count * sizeof(int32_t))
             if result.data == NULL:
@@ -488,8 +491,14 @@ cdef class Predictor:
             PyBuffer_Release(&buffer)
         return good
 
+    cdef _require_bound(self):
+        if self.answers is None:
+            from dspex.errors import ProgramError
+            raise ProgramError("the program is unfitted", hint="Make it with dspex.fit or dspex.load")
+
     def _logits(self, inputs):
-        """The calibrated logits of one mapping, [columns], as a list."""
+        """The calibrated logits of one mapping, [columns], as a list. Numbers are standardised."""
+        self._require_bound()
         cdef float[::1] sums = _floats(row_lanes(self.view.columns) + self.view.dense_width + 1)
         cdef float[::1] logits = _floats(self.view.columns)
         if not self._score(inputs, &sums[0], &sums[0] + row_lanes(self.view.columns), &logits[0]):
@@ -498,6 +507,7 @@ cdef class Predictor:
 
     def _dense_values(self, inputs):
         """The standardised numeric inputs of one mapping, as a list."""
+        self._require_bound()
         cdef size_t lanes = row_lanes(self.view.columns)
         cdef float[::1] sums = _floats(lanes + self.view.dense_width + 1)
         cdef float[::1] logits = _floats(self.view.columns)
@@ -510,6 +520,7 @@ cdef class Predictor:
         return [each[:4] for each in self._visited(text, field)]
 
     cdef list _visited(self, str text, size_t field):
+        self._require_bound()
         out = []
         cdef _Collector collector = _Collector(out, self.view.columns)
         visit_contributions(self.view, field, PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text),

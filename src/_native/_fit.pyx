@@ -15,7 +15,7 @@ import numpy as np
 
 include "text_options.pxi"
 
-from native cimport (Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadScale, HeadSpec, Learner, Loss,
+from native cimport (Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadSpec, Learner, Loss,
                      ModelView, PackedModel, RefineHead, Refiner, TrainOptions, Trainer, IndexEntry, fold_model,
                      pack_model, row_stride)
 
@@ -112,9 +112,9 @@ cdef vector[HeadSpec] _head_specs(list heads) except *:
 cdef void _run(Trainer* trainer, progress) except *:
     """Waits for the trainer; Ctrl-C, or an error in `progress`, stops it and leaves nothing behind."""
     cdef bint ended = False
+    with nogil:
+        trainer.start()
     try:
-        with nogil:
-            trainer.start()
         while not ended:
             with nogil:
                 ended = trainer.wait_for(0.05)
@@ -160,8 +160,7 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
         texts: one list of strings a text field, each as long as there are rows.
         dense: [rows, width] standardised numbers; the last column is all 1, for the bias.
         folds: [rows] fold of each row, below options["folds"].
-        heads: mappings with kind, columns, targets [rows, columns], weights [rows], learners [(loss, c)],
-            scale, offset.
+        heads: mappings with kind, columns, targets [rows, columns], weights [rows], learners [(loss, c)].
         options: text (a mapping), folds, threads, seed, max_epochs, tolerance, min_pair_df, max_units.
         progress: called with a share in [0, 1] about 20 times a second.
 
@@ -194,14 +193,9 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
                                                             train_options)
     _run(trainer.get(), progress)
 
-    cdef vector[HeadScale] scales
-    cdef HeadScale scale
-    for head in heads:
-        scale.scale, scale.offset = head.get("scale", 1.0), head.get("offset", 0.0)
-        scales.push_back(scale)
     cdef FloatModel model
     with nogil:
-        model = fold_model(dereference(corpus), view.width, specs, dereference(trainer).fits, scales)
+        model = fold_model(dereference(corpus), view.width, specs, dereference(trainer).fits)
     arrays = _packed(model.columns, model)
     held_out = [_held_out(trainer.get(), h, rows, specs[h].columns) for h in range(specs.size())]
     info = {
@@ -226,7 +220,7 @@ def refine(arrays not None, dict text not None, list texts not None, const float
         text: its text options.
         texts: one list of strings a text field.
         dense: [rows, dense width + 1] standardised numbers, then the constant 1.
-        heads: mappings with loss, columns, scale, targets [rows, columns], weights [rows].
+        heads: mappings with loss, columns, targets [rows, columns] (numbers standardised), weights [rows].
         trained_rows: rows the model was fitted on.
         c: how much a new example may move the model.
     """
@@ -250,7 +244,7 @@ def refine(arrays not None, dict text not None, list texts not None, const float
     cdef RefineHead spec
     for head in heads:
         spec.loss = <Loss><int>_LOSSES[head["loss"]]
-        spec.columns, spec.scale = head["columns"], head["scale"]
+        spec.columns = head["columns"]
         spec.targets = _vector(np.ascontiguousarray(head["targets"], dtype=np.float32).ravel())
         spec.weights = _vector(np.ascontiguousarray(head["weights"], dtype=np.float32))
         specs.push_back(spec)

@@ -78,6 +78,8 @@ cdef extern from "model/heads.hpp" namespace "dspex" nogil:
         uint32_t first
         uint32_t columns
         float threshold
+        double scale
+        double offset
 
     float answer_heads(const AnswerHead* heads, size_t count, float* values, int32_t* picks)
 
@@ -161,10 +163,6 @@ cdef extern from "model/trainer.hpp" namespace "dspex" nogil:
 
 
 cdef extern from "model/export.hpp" namespace "dspex" nogil:
-    cdef cppclass HeadScale:
-        float scale
-        float offset
-
     cdef cppclass FloatModel:
         size_t columns
         vector[uint64_t] hashes
@@ -178,7 +176,7 @@ cdef extern from "model/export.hpp" namespace "dspex" nogil:
         vector[uint8_t] rows
 
     FloatModel fold_model(const Corpus& corpus, size_t dense_width, const vector[HeadSpec]& heads,
-                          const vector[HeadFit]& fits, const vector[HeadScale]& scales) except +
+                          const vector[HeadFit]& fits) except +
     PackedModel pack_model(size_t columns, const vector[uint64_t]& hashes, const vector[float]& norm2,
                            const vector[float]& weights) except +
 
@@ -187,7 +185,6 @@ cdef extern from "model/refine.hpp" namespace "dspex" nogil:
     cdef cppclass RefineHead:
         Loss loss
         size_t columns
-        float scale
         vector[float] targets
         vector[float] weights
 

@@ -149,6 +149,8 @@ def _check_heads(heads: Any, signature: Signature) -> None:
         scale = head.get("scale", 1.0)
         if not _number(scale) or scale <= 0:
             raise _bad(f"the scale of its head {name!r} is out of range")
+        if head["kind"] == "number" and not (_number(head.get("scale")) and _number(head.get("offset"))):
+            raise _bad(f"its head {name!r} has no scale or offset")
         threshold = head.get("threshold", 0.5)
         if not _number(threshold) or not 0 < threshold < 1:
             raise _bad(f"the threshold of its head {name!r} is out of range")

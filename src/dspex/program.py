@@ -96,7 +96,8 @@ class Program(_core.Predictor):
         first = 0
         for head in self._meta["heads"]:
             columns = self._answer_columns(head, first, result, logits)
-            out[head["name"]] = self._reasons(parts, norm2, inputs, columns)
+            reasons = self._reasons(parts, norm2, inputs, columns)
+            out[head["name"]] = _in_units(reasons, head) if head["kind"] == "number" else reasons
             first += head["columns"]
         return out
 
@@ -214,6 +215,14 @@ class Program(_core.Predictor):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, (self.signature, {k: np.array(v) for k, v in self._arrays.items()}, self._meta)
+
+
+def _in_units(reasons: list[Reason], head: Mapping[str, Any]) -> list[Reason]:
+    """The model works on standardised numbers; people do not."""
+    scaled = [r._replace(weight=r.weight * head["scale"]) for r in reasons]
+    at = next(i for i, r in enumerate(scaled) if r.kind == "bias")
+    scaled[at] = scaled[at]._replace(weight=scaled[at].weight + head["offset"])
+    return sorted(scaled, key=lambda r: -abs(r.weight))
 
 
 def _classes(signature: Signature, head: Mapping[str, Any]) -> tuple[Any, ...] | None:

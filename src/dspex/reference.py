@@ -331,7 +331,7 @@ def dense_values(model: Model, inputs: Mapping[str, Any]) -> Floats:
 
 
 def logits(model: Model, inputs: Mapping[str, Any]) -> Floats:
-    """[columns] logits of one call: rows over their joint norm, numbers, bias.
+    """[columns] logits of one call: rows over their joint norm, numbers, bias. Of a number: standardised.
 
     Raises:
         ValueError: there is nothing to answer from: no number, and no token in the texts.
@@ -357,7 +357,7 @@ def answers(model: Model, logits: Floats) -> tuple[dict[str, Any], float | None]
         own = logits[at : at + head["columns"]]
         at += head["columns"]
         if head["kind"] == "number":
-            found[head["name"]] = float(own[0])
+            found[head["name"]] = float(head["offset"] + head["scale"] * own[0])
             continue
         if head["kind"] == "choice":
             p = np.exp(own - own.max())

@@ -89,7 +89,7 @@ class Corpus : public FeatureRows {
     std::uint32_t text_begin = 0;  // of a word, in texts_
     std::uint16_t bytes = 0, chars = 0;
     TextUnit::Kind kind = TextUnit::Kind::word;
-    std::uint8_t field = 0;
+    std::uint32_t field = 0;
   };
 
   void count_unit(std::uint32_t row, const TextUnit& u) {
@@ -99,7 +99,7 @@ class Corpus : public FeatureRows {
     if (fresh) {
       counted_.emplace_back();
       Counted& c = counted_.back();
-      c.kind = u.kind, c.field = static_cast<std::uint8_t>(u.field);
+      c.kind = u.kind, c.field = static_cast<std::uint32_t>(u.field);
       if (u.has_ngrams()) {
         c.text_begin = static_cast<std::uint32_t>(texts_.size());
         c.bytes = static_cast<std::uint16_t>(u.bytes), c.chars = static_cast<std::uint16_t>(u.chars);

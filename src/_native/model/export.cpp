@@ -16,14 +16,12 @@ std::vector<std::uint32_t> units_by_frequency(const Corpus& corpus) {
 // Adds value * (the heads' stacked weights of a feature) to row.
 class FeatureAdder {
  public:
-  FeatureAdder(const std::vector<HeadSpec>& heads, const std::vector<HeadFit>& fits,
-               const std::vector<HeadScale>& scales)
-      : heads_(heads), fits_(fits), scales_(scales) {}
+  FeatureAdder(const std::vector<HeadSpec>& heads, const std::vector<HeadFit>& fits) : heads_(heads), fits_(fits) {}
 
   void add(std::size_t feature, float value, float* row) const {
     for (std::size_t h = 0; h < heads_.size(); row += heads_[h].columns, ++h)
       for (std::size_t m = 0; m < fits_[h].solutions.size(); ++m) {
-        const auto factor = static_cast<float>(fits_[h].stack.coefficient[m]) * scales_[h].scale * value;
+        const auto factor = static_cast<float>(fits_[h].stack.coefficient[m]) * value;
         if (factor == 0) continue;
         const float* w = fits_[h].solutions[m]->row(feature);
         for (std::size_t k = 0; k < heads_[h].columns; ++k) row[k] += factor * w[k];
@@ -33,7 +31,6 @@ class FeatureAdder {
  private:
   const std::vector<HeadSpec>& heads_;
   const std::vector<HeadFit>& fits_;
-  const std::vector<HeadScale>& scales_;
 };
 
 void pack_f32(std::uint8_t* out, const float* w, float norm2, std::size_t columns) {
@@ -57,8 +54,8 @@ void pack_i8(std::uint8_t* out, const float* w, float norm2, std::size_t columns
 }  // namespace
 
 FloatModel fold_model(const Corpus& corpus, std::size_t dense_width, const std::vector<HeadSpec>& heads,
-                      const std::vector<HeadFit>& fits, const std::vector<HeadScale>& scales) {
-  const FeatureAdder adder(heads, fits, scales);
+                      const std::vector<HeadFit>& fits) {
+  const FeatureAdder adder(heads, fits);
   FloatModel model;
   for (const HeadSpec& h : heads) model.columns += h.columns;
   const std::size_t k = model.columns, units = corpus.units(), ngrams = corpus.features() - units;
@@ -83,7 +80,7 @@ FloatModel fold_model(const Corpus& corpus, std::size_t dense_width, const std::
   float* bias = model.bias.data();
   for (std::size_t h = 0; h < heads.size(); ++h)
     for (std::size_t c = 0; c < heads[h].columns; ++c)
-      *bias++ += static_cast<float>(fits[h].stack.bias) * scales[h].scale + scales[h].offset;
+      *bias++ += static_cast<float>(fits[h].stack.bias);
   return model;
 }
 

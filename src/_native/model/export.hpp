@@ -8,11 +8,6 @@
 
 namespace dspex {
 
-struct HeadScale {  // of number heads: answer = offset + scale * score
-  float scale = 1;
-  float offset = 0;
-};
-
 // Rows in float: units first, most frequent first, then the n-grams that spell unknown words.
 struct FloatModel {
   std::size_t columns = 0;
@@ -24,7 +19,7 @@ struct FloatModel {
 };
 
 FloatModel fold_model(const Corpus& corpus, std::size_t dense_width, const std::vector<HeadSpec>& heads,
-                      const std::vector<HeadFit>& fits, const std::vector<HeadScale>& scales);
+                      const std::vector<HeadFit>& fits);
 
 struct PackedModel {
   std::vector<IndexEntry> index;

@@ -66,37 +66,37 @@ FloatModel Refiner::run(const std::vector<RefineHead>& heads, DenseView dense, f
   std::size_t first = 0;
   for (const RefineHead& head : heads) {
     const Problem problem{&rows_, dense, head.targets.data(), head.weights.data(), head.columns};
-    Solution solution = start(problem, first, head.scale);
+    Solution solution = start(problem, first);
     RunState state;
     solve(problem, {head.loss, c, max_epochs, tolerance, seed}, all, solution, state);
-    finish(solution, problem, first, head.scale);
+    finish(solution, problem, first);
     first += head.columns;
   }
   return std::move(model_);
 }
 
 // The solver's weights of a unit are its row divided by the unit's length, see FeatureRows::values.
-Solution Refiner::start(const Problem& problem, std::size_t first_column, float scale) const {
+Solution Refiner::start(const Problem& problem, std::size_t first_column) const {
   Solution solution(problem, padded_columns(problem.columns));
   const std::size_t k = model_.columns, units = rows_.feature_count, width = view_.dense_width;
   for (std::size_t m = 0; m < problem.columns; ++m) {
     const std::size_t column = first_column + m;
     for (std::size_t u = 0; u < units; ++u)
-      if (rows_.values[u] > no_norm) solution.row(u)[m] = model_.weights[u * k + column] / (rows_.values[u] * scale);
-    for (std::size_t d = 0; d < width; ++d) solution.row(units + d)[m] = model_.dense[d * k + column] / scale;
-    solution.row(units + width)[m] = model_.bias[column] / scale;
+      if (rows_.values[u] > no_norm) solution.row(u)[m] = model_.weights[u * k + column] / rows_.values[u];
+    for (std::size_t d = 0; d < width; ++d) solution.row(units + d)[m] = model_.dense[d * k + column];
+    solution.row(units + width)[m] = model_.bias[column];
   }
   return solution;
 }
 
-void Refiner::finish(const Solution& solution, const Problem& problem, std::size_t first_column, float scale) {
+void Refiner::finish(const Solution& solution, const Problem& problem, std::size_t first_column) {
   const std::size_t k = model_.columns, units = rows_.feature_count, width = view_.dense_width;
   for (std::size_t m = 0; m < problem.columns; ++m) {
     const std::size_t column = first_column + m;
     for (std::size_t u = 0; u < units; ++u)
-      if (rows_.values[u] > no_norm) model_.weights[u * k + column] = solution.row(u)[m] * rows_.values[u] * scale;
-    for (std::size_t d = 0; d < width; ++d) model_.dense[d * k + column] = solution.row(units + d)[m] * scale;
-    model_.bias[column] = solution.row(units + width)[m] * scale;
+      if (rows_.values[u] > no_norm) model_.weights[u * k + column] = solution.row(u)[m] * rows_.values[u];
+    for (std::size_t d = 0; d < width; ++d) model_.dense[d * k + column] = solution.row(units + d)[m];
+    model_.bias[column] = solution.row(units + width)[m];
   }
 }
 

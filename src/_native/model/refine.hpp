@@ -16,8 +16,7 @@ namespace dspex {
 struct RefineHead {
   Loss loss;                   // softmax, logistic or squared
   std::size_t columns;
-  float scale;                 // of a number: one standard deviation
-  std::vector<float> targets;  // [rows, columns]; numbers divided by scale
+  std::vector<float> targets;  // [rows, columns]; numbers standardised as in the fit
   std::vector<float> weights;  // [rows]
 };
 
@@ -34,8 +33,8 @@ class Refiner {
 
  private:
   std::uint32_t new_unit(const TextUnit& u);
-  Solution start(const Problem& problem, std::size_t first_column, float scale) const;
-  void finish(const Solution& solution, const Problem& problem, std::size_t first_column, float scale);
+  Solution start(const Problem& problem, std::size_t first_column) const;
+  void finish(const Solution& solution, const Problem& problem, std::size_t first_column);
 
   ModelView view_;
   float fresh_idf_;     // of a unit that no row of the fit had

@@ -143,22 +143,55 @@ namespace {
 
 // Held-out scores that are no better than chance, or too few, can ask for a slope of zero or less. The model
 // is then kept, barely sure of itself: its ranking of the classes is all there is.
-double positive(double slope) { return std::max(slope, 0.05); }
+constexpr double least_slope = 0.05;
+
+// One pseudo-row of error among all: where every held-out row is right, the best slope would be infinite
+// (Platt, 1999, for the same reason).
+std::vector<float> smoothed(HeadKind kind, const float* targets, std::size_t rows, std::size_t columns) {
+  std::vector<float> out(targets, targets + rows * columns);
+  if (kind == HeadKind::number) return out;
+  const float share = 1.0f / static_cast<float>(rows + 2);
+  const float even = kind == HeadKind::softmax ? 1.0f / static_cast<float>(columns) : 0.5f;
+  for (float& t : out) t += share * (even - t);
+  return out;
+}
+
+// Slope of one model's scores, and the bias that goes with it.
+std::vector<double> fit_slope(HeadKind kind, const float* scores, const float* targets, const float* weights,
+                              std::size_t rows, std::size_t columns) {
+  std::vector<double> x = StackFit(kind, {scores}, targets, weights, rows, columns).run();
+  if (x[0] >= least_slope) return x;
+  x[0] = least_slope;
+  if (kind == HeadKind::softmax) return x;
+  // The bias belonged to the slope that was refused: the best one for this slope, by bisection of the mean.
+  double low = -30, high = 30;
+  for (int step = 0; step < 60; ++step) {
+    x[1] = (low + high) / 2;
+    double excess = 0;
+    for (std::size_t i = 0; i < rows * columns; ++i) {
+      const double s = x[0] * scores[i] + x[1];
+      excess += weights[i / columns] * ((kind == HeadKind::sigmoid ? 1 / (1 + std::exp(-s)) : s) - targets[i]);
+    }
+    (excess > 0 ? high : low) = x[1];
+  }
+  return x;
+}
 
 }  // namespace
 
 Stack fit_stack(HeadKind kind, std::span<const float* const> scores, const float* targets, const float* weights,
                 std::size_t rows, std::size_t columns) {
-  const auto fit = [&](const float* s) { return StackFit(kind, {s}, targets, weights, rows, columns).run(); };
+  const std::vector<float> soft = smoothed(kind, targets, rows, columns);
+  const auto fit = [&](const float* s) { return fit_slope(kind, s, soft.data(), weights, rows, columns); };
   Stack stack;
   std::vector<float> average(rows * columns, 0.0f);
   for (const float* s : scores) {
-    const double share = positive(fit(s)[0]) / static_cast<double>(scores.size());
+    const double share = fit(s)[0] / static_cast<double>(scores.size());
     stack.coefficient.push_back(share);
     for (std::size_t i = 0; i < average.size(); ++i) average[i] += static_cast<float>(share) * s[i];
   }
   const std::vector<double> last = fit(average.data());
-  for (double& c : stack.coefficient) c *= positive(last[0]);
+  for (double& c : stack.coefficient) c *= last[0];
   if (kind != HeadKind::softmax) stack.bias = last.back();
   return stack;
 }

@@ -1,6 +1,7 @@
 #include "trainer.hpp"
 
 #include <chrono>
+#include <system_error>
 
 namespace dspex {
 namespace {
@@ -69,7 +70,14 @@ void Trainer::plan() {
 void Trainer::start() {
   left_.store(tasks_.size(), std::memory_order_relaxed);  // before any worker starts: ordered by thread creation
   const std::size_t count = std::max<std::size_t>(1, std::min(options_.threads, tasks_.size()));
-  for (std::size_t i = 0; i < count; ++i) threads_.emplace_back([this] { work(); });
+  for (std::size_t i = 0; i < count; ++i) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      if (threads_.empty()) throw;
+      return;  // fewer threads do the same work
+    }
+  }
 }
 
 void Trainer::work() noexcept {

@@ -33,13 +33,13 @@ def refined(
     heads = []
     for head, (name, field) in zip(meta["heads"], program.signature.outputs.items(), strict=True):
         targets = head_targets(field, head, columns.outputs[name])
-        scale = float(head.get("scale", 1.0))
+        if head["kind"] == "number":
+            targets = ((targets - head["offset"]) / head["scale"]).astype(np.float32)
         heads.append(
             {
                 "loss": _LOSSES[head["kind"]],
                 "columns": head["columns"],
-                "scale": scale,
-                "targets": targets / np.float32(scale),
+                "targets": targets,
                 "weights": weights,
             }
         )

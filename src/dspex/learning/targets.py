@@ -68,10 +68,10 @@ def head_spec(
     return spec
 
 
-def head_targets(field: Field, meta: Mapping[str, Any], column: list[Any]) -> Array:
+def head_targets(field: Field, meta: Mapping[str, Any], column: list[Any]) -> NDArray[Any]:
     """[rows, columns] targets of one head of a finished program; numbers as they are."""
     if meta["kind"] == "number":
-        return np.asarray(column, dtype=np.float32)[:, None]
+        return np.asarray(column, dtype=np.float64)[:, None]
     shares = _shares(field, column)
     return shares[:, 1:] if meta["kind"] == "binary" else shares
 
