@@ -291,7 +291,7 @@ def test_a_program_that_was_never_made_is_refused() -> None:
         "            print(type(error).__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()) == (0, ["TypeError"] * 8), done.stderr
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["ProgramError"] * 8), done.stderr
 
 
 # ----------------------------------------------------------------------------------------------- pickling

@@ -23,6 +23,7 @@ _ARRAYS = {
     "dense": (np.float32, 2),
     "dense_scale": (np.float32, 2),
 }
+_LARGEST = 1e30  # of means and factors of inputs; sums of products with them stay finite
 _TEXT_RANGES = {
     "min_n": (1, 16),
     "max_n": (1, 16),
@@ -74,6 +75,9 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         array = arrays[name]
         if array.dtype != dtype or array.ndim != dims:
             raise _bad(f"the tensor {name!r} is {array.dtype} of {array.ndim} dimensions")
+    for name in ("bias", "dense", "dense_scale"):
+        if np.abs(arrays[name]).max(initial=0) > _LARGEST:
+            raise _bad(f"the tensor {name!r} holds a number that no fit gives")
     if len(arrays["bias"]) == 0:
         raise _bad("it has no outputs")
 
@@ -149,7 +153,9 @@ def _check_heads(heads: Any, signature: Signature) -> None:
         scale = head.get("scale", 1.0)
         if not _number(scale) or scale <= 0:
             raise _bad(f"the scale of its head {name!r} is out of range")
-        if head["kind"] == "number" and not (_number(head.get("scale")) and _number(head.get("offset"))):
+        if head["kind"] == "number" and not all(
+            _number(head.get(key)) and abs(head[key]) < 1e200 for key in ("scale", "offset")
+        ):
             raise _bad(f"its head {name!r} has no scale or offset")
         threshold = head.get("threshold", 0.5)
         if not _number(threshold) or not 0 < threshold < 1:

@@ -79,19 +79,21 @@ struct ModelView {
   }
 
  private:
-  // Rows carry floats among their bytes: none may be NaN or infinite, and no norm negative.
+  // Rows carry floats among their bytes: none may be NaN, infinite or so large that sums could become it, and
+  // no norm negative.
   void validate_rows() const {
     const std::size_t stride = row_stride(columns);
     const bool quantised = row_format(columns) == RowFormat::i8;
     const std::size_t floats = quantised ? 2 : 1 + columns, norm = quantised ? 1 : 0;
+    constexpr std::uint32_t too_large = (50 + 127) << 23;  // the bits of 2^50
     bool good = true;
     for (std::size_t i = 0; i < row_count; ++i)
       for (std::size_t j = 0; j < floats; ++j) {
         std::uint32_t bits;
         std::memcpy(&bits, rows + i * stride + 4 * j, 4);
-        good &= (bits & 0x7F800000u) != 0x7F800000u && !(j == norm && bits >> 31 != 0);
+        good &= (bits & 0x7FFFFFFFu) < too_large && !(j == norm && bits >> 31 != 0);
       }
-    if (!good) throw std::invalid_argument("a row of weights is not finite");
+    if (!good) throw std::invalid_argument("a row of weights is not finite or far too large");
   }
 };
 
