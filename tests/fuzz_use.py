@@ -16,7 +16,13 @@ from dspex import modelfile
 from dspex.program import Program, program_of
 
 _ROWS = [
-    {"text": f"{word} number {i}", "size": float(i), "label": word, "tags": [word, "x"][: 1 + i % 2], "score": i / 7}
+    {
+        "text": f"{word} number {i}",
+        "size": float(i),
+        "label": word,
+        "tags": [word, "x"][: 1 + i % 2],
+        "score": i / 7,
+    }
     for i in range(8)
     for word in ("apple", "pear", "plum", "cherry")
 ]

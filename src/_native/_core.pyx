@@ -182,7 +182,7 @@ cdef class Result:
 
     def __getitem__(self, name):
         cdef _Answers a
-        if self.values_ is None and self.data != NULL:
+        if self.data != NULL:  # made anew each time: a caller may change the list it is given
             a = self.answers
             return a.value(a.position[name], self.data, <int32_t*>(self.data + a.columns))
         return self._values()[name]
@@ -216,7 +216,7 @@ cdef class Result:
 
     def to_dict(self):
         """A new dict of output names and values."""
-        return dict(self._values())
+        return {name: self[name] for name in self._values()}
 
     def __eq__(self, other):
         if isinstance(other, Result):

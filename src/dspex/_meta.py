@@ -44,7 +44,18 @@ def checked_meta(
     Raises:
         ModelFileError: something is missing, of the wrong type or contradicts the arrays.
     """
-    for key in ("signature", "inputs", "heads", "text", "id", "options", "data", "calibration", "units", "ngrams"):
+    for key in (
+        "signature",
+        "inputs",
+        "heads",
+        "text",
+        "id",
+        "options",
+        "data",
+        "calibration",
+        "units",
+        "ngrams",
+    ):
         if key not in meta:
             raise _bad(f"{key!r} is missing from its description")
     try:
@@ -142,7 +153,9 @@ def _check_heads(heads: Any, signature: Signature) -> None:
     for head, (name, field) in zip(heads, signature.outputs.items(), strict=True):
         if not isinstance(head, dict) or head.get("name") != name:
             raise _bad("its heads are not the outputs of its signature")
-        if head.get("kind") not in _HEAD_KINDS.get(field.kind, ("number",) if field.kind in ("int", "float") else ()):
+        if head.get("kind") not in _HEAD_KINDS.get(
+            field.kind, ("number",) if field.kind in ("int", "float") else ()
+        ):
             raise _bad(f"its head {name!r} does not fit the output's type")
         classes = 2 if field.kind == "bool" else len(field.classes or ())
         wanted = classes if head["kind"] in ("choice", "multilabel") else 1

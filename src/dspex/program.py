@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import _core, modelfile
 from .checks import check_content, check_inputs
-from .errors import InputError, ModelFileError, nearest
+from .errors import InputError, ModelFileError
 from .result import Result, Route
 from .signature import Signature
 
@@ -40,7 +40,7 @@ class Reason(NamedTuple):
 
 
 class Program(_core.Predictor):
-    """Answers calls of one signature natively. Made by `dspex.fit` and `dspex.load`; safe to share by threads.
+    """Answers calls of one signature natively; threads may share it. Made by `dspex.fit` and `dspex.load`.
 
     Attributes:
         id: the program's id.
@@ -51,7 +51,9 @@ class Program(_core.Predictor):
 
     backend: ClassVar[str] = "native"
 
-    def __init__(self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
+    def __init__(
+        self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+    ) -> None:
         self.id: str = meta["id"]
         self._install(signature, arrays, meta)
 
@@ -73,7 +75,9 @@ class Program(_core.Predictor):
             InputError: with the row that does not fit; no result is returned.
         """
         if isinstance(rows, (Mapping, str, bytes)):
-            raise InputError(f"rows are a {type(rows).__name__}", program=self.id, hint="Give a list of mappings")
+            raise InputError(
+                f"rows are a {type(rows).__name__}", program=self.id, hint="Give a list of mappings"
+            )
         return self._predict_rows(rows)
 
     async def acall(self, /, **inputs: Any) -> Result:
@@ -109,7 +113,11 @@ class Program(_core.Predictor):
         own = np.asarray(logits[first : first + head["columns"]])
         if head["kind"] == "choice":
             return [first + int(own.argmax())]
-        given = [first + k for k, p in enumerate(result.probabilities(head["name"]).values()) if p >= head["threshold"]]
+        given = [
+            first + k
+            for k, p in enumerate(result.probabilities(head["name"]).values())
+            if p >= head["threshold"]
+        ]
         return given or [first + int(own.argmax())]
 
     def _parts(self, inputs: Mapping[str, Any]) -> tuple[list[tuple[str, str, str, NDArray[Any]]], float]:
@@ -147,7 +155,12 @@ class Program(_core.Predictor):
         return sorted(reasons, key=lambda r: -abs(r.weight))
 
     def partial_fit(
-        self, examples: Any, *, sample_weight: Iterable[float] | None = None, c: float = 10.0, id: str | None = None
+        self,
+        examples: Any,
+        *,
+        sample_weight: Iterable[float] | None = None,
+        c: float = 10.0,
+        id: str | None = None,
     ) -> Program:
         """A new program that has also learned from these examples; this one stays as it is.
 

@@ -19,7 +19,9 @@ SPELLING_CLASSES = {0, 7, 8, 9, 84, 91, 103, 107, 118, 122, 129, 130, 132}
 DROPPED = {0x034F, 0x0640, 0x115F, 0x1160, 0x3164, 0xFFA0}
 DROPPED_RANGES = [(0x180B, 0x180F), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF), (0x1F3FB, 0x1F3FF)]
 APOSTROPHES = {0x2019, 0x02BC}
-IDEOGRAPH_RANGES = [(0x3041, 0x3096), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF)]
+IDEOGRAPH_RANGES = [
+    (0x3041, 0x3096), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+]  # fmt: skip
 HANGUL = range(0xAC00, 0xD7A4)  # decomposed by arithmetic in fold.hpp
 
 
@@ -80,7 +82,7 @@ def main(path: str) -> None:
     stage1 = []
     for start in range(0, 0x110000, BLOCK):
         block = tuple(entry(code, pool, seen) for code in range(start, start + BLOCK))
-        # Untouched planes would each make a block of their own: code points are stored relative to themselves.
+        # Stored relative to themselves, code points that fold to themselves share their blocks.
         relative = tuple(e - (start + i) if e >> 24 & 31 == 1 and e & 0xFFFFFF == start + i else e | 1 << 23
                          for i, e in enumerate(block))
         stage1.append(blocks.setdefault(relative, len(blocks)))

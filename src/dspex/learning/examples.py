@@ -38,7 +38,11 @@ class Columns:
         for name, column in {**self.inputs, **self.outputs}.items():
             digest.update(name.encode())
             for value in column:
-                data = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode("utf-8", "replace")
+                data = (
+                    value.tobytes()
+                    if isinstance(value, np.ndarray)
+                    else repr(value).encode("utf-8", "replace")
+                )
                 digest.update(len(data).to_bytes(8, "little"))
                 digest.update(data)
         return digest.hexdigest()
@@ -68,7 +72,9 @@ def read_examples(signature: Signature, examples: Any) -> tuple[Signature, Colum
         check_content(signature, given, row=number)
         for name, value in given.items():
             inputs[name].append(value)
-        soft = {k: row[k] for k in outputs if isinstance(row[k], Mapping) and signature.outputs[k].kind in _SOFT}
+        soft = {
+            k: row[k] for k in outputs if isinstance(row[k], Mapping) and signature.outputs[k].kind in _SOFT
+        }
         hard = {k: _distinct(signature.outputs[k], row[k]) for k in outputs if k not in soft}
         checked = check_outputs(signature, hard, row=number, error=InputError, partial=True)
         for name in outputs:
@@ -112,12 +118,16 @@ def _from_columns(signature: Signature, examples: Mapping[str, Any]) -> list[Map
             raise InputError("there is no column of this name", field=name, hint=nearest(name, examples))
         column = examples[name]
         if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
-            raise InputError(f"the column is a {type(column).__name__}", field=name, hint="Give a list or an array")
+            raise InputError(
+                f"the column is a {type(column).__name__}", field=name, hint="Give a list or an array"
+            )
         is_flat = isinstance(column, np.ndarray) and column.ndim == 1
         columns[name] = column.tolist() if is_flat else list(column)
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise InputError(f"the columns are of different lengths: {lengths}", hint="Give one value per row in each")
+        raise InputError(
+            f"the columns are of different lengths: {lengths}", hint="Give one value per row in each"
+        )
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -144,7 +154,10 @@ def _labels(field: Field, value: Any, number: int) -> Iterable[str]:
     labels = value if isinstance(value, Mapping) or field.annotation is not str else [value]
     if not isinstance(labels, (list, tuple, set, frozenset, Mapping)):
         raise InputError(
-            f"{value!r} is of type {type(value).__name__}", field=field.name, row=number, hint="Give a list of labels"
+            f"{value!r} is of type {type(value).__name__}",
+            field=field.name,
+            row=number,
+            hint="Give a list of labels",
         )
     for label in labels:
         if not isinstance(label, str):
@@ -159,7 +172,9 @@ def _soft_label(field: Field, value: Mapping[Any, Any], number: int) -> dict[Any
     checked: dict[Any, float] = {}
     for label, share in value.items():
         known = label_of(field, label, row=number)
-        good = isinstance(share, (int, float, np.floating)) and not isinstance(share, bool) and 0 <= share <= 1
+        good = (
+            isinstance(share, (int, float, np.floating)) and not isinstance(share, bool) and 0 <= share <= 1
+        )
         if not good:
             raise InputError(
                 f"the probability of {label!r} is {share!r}", field=field.name, row=number,

@@ -63,7 +63,9 @@ def fit(
     settings = FitOptions.of(options)
     count = thread_count(threads)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ConfigError(f"option 'seed' is {seed!r}", field="seed", hint="It takes an integer from 0 to 2**63 - 1")
+        raise ConfigError(
+            f"option 'seed' is {seed!r}", field="seed", hint="It takes an integer from 0 to 2**63 - 1"
+        )
     declared = Signature.of(signature)
     _require_learnable(declared)
     bound, columns = read_examples(declared, examples)
@@ -76,7 +78,9 @@ def fit(
     text_columns = [columns.inputs[name] for name, field in bound.inputs.items() if field.kind == "text"]
     dense, dense_scale, inputs = _dense(bound, columns)
     chars = sum(len(text) for column in text_columns for text in column)
-    settings = settings.for_texts(chars / columns.rows, choice=any(meta["kind"] == "choice" for meta in metas))
+    settings = settings.for_texts(
+        chars / columns.rows, choice=any(meta["kind"] == "choice" for meta in metas)
+    )
     fold_count = min(settings.folds, columns.rows)
     with reporter(progress, "fitting") as report:
         arrays, held_out, info = _fit.train(
@@ -113,7 +117,12 @@ def fit(
         "text": settings.text(),
         "options": settings.to_dict() | {"seed": seed},
         "data": {"rows": columns.rows, "fingerprint": fingerprint},
-        "calibration": {"method": "held-out folds", "folds": fold_count, "held_out": figures, "models": info["heads"]},
+        "calibration": {
+            "method": "held-out folds",
+            "folds": fold_count,
+            "held_out": figures,
+            "models": info["heads"],
+        },
         "units": info["units"],
         "ngrams": info["features"] - info["units"],
     }
@@ -130,7 +139,7 @@ def _require_learnable(signature: Signature) -> None:
     if not verdict.ok:
         raise SignatureError(
             f"this signature cannot be answered natively: {verdict.reason}", field=verdict.field,
-            hint="Inputs: text, numbers, bools, vectors. Outputs: Literal, Enum, bool, numbers, list[Literal]",
+            hint="Inputs: text, numbers, bools, vectors. Outputs: Literal, Enum, bool, number, list[Literal]",
         )  # fmt: skip
 
 
@@ -182,5 +191,6 @@ def _require_finite(arrays: dict[str, NDArray[Any]]) -> None:
     for name in ("bias", "dense", "dense_scale"):
         if not np.isfinite(arrays[name]).all():
             raise InputError(
-                "the numbers in the examples are too large to learn from", hint="Scale numeric fields to a sane range"
+                "the numbers in the examples are too large to learn from",
+                hint="Scale numeric fields to a sane range",
             )

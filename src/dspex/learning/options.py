@@ -42,7 +42,7 @@ class FitOptions:
     char_power: float | None = None
     folds: int = 3
     max_epochs: int = 40
-    tolerance: float = 0.03
+    tolerance: float = 0.02
     min_pair_df: int = 1
     max_units: int = 1 << 19
 

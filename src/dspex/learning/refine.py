@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ def refined(
             }
         )
     texts = [columns.inputs[name] for name, kind, _ in meta["inputs"] if kind == "text"]
-    parts = [_numbers(columns.inputs[name], name, width) for name, kind, width in meta["inputs"] if kind != "text"]
+    parts = [
+        _numbers(columns.inputs[name], name, width) for name, kind, width in meta["inputs"] if kind != "text"
+    ]
     raw = np.hstack([*parts, np.empty((columns.rows, 0))])
     mean, factor = program._arrays["dense_scale"]
     dense = np.hstack([((raw - mean) * factor).astype(np.float32), np.ones((columns.rows, 1), np.float32)])
@@ -52,8 +55,10 @@ def refined(
         program._arrays, meta["text"], texts, np.ascontiguousarray(dense), heads, meta["data"]["rows"], c, 0
     )
     arrays["dense_scale"] = np.array(program._arrays["dense_scale"])
-    rows, print_ = meta["data"]["rows"] + columns.rows, meta["data"]["fingerprint"] + "+" + columns.fingerprint()
-    return arrays, meta | {"data": {"rows": rows, "fingerprint": print_}}
+    rows = meta["data"]["rows"] + columns.rows
+    both = f"{meta['data']['fingerprint']} {columns.fingerprint()}"
+    fingerprint = hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
+    return arrays, meta | {"data": {"rows": rows, "fingerprint": fingerprint}}
 
 
 def _numbers(column: list[Any], name: str, width: int) -> Any:

@@ -48,7 +48,7 @@ def head_meta(field: Field) -> dict[str, Any]:
 def head_spec(
     field: Field, meta: Mapping[str, Any], column: list[Any], weights: Array, options: FitOptions
 ) -> dict[str, Any]:
-    """One head for the trainer: kind, columns, targets [rows, columns], weights [rows], learners, scale, offset.
+    """One head for the trainer: kind, columns, targets [rows, columns], weights [rows], learners, units.
 
     Raises:
         InputError: there is nothing to tell apart: one class only, or a constant number.
@@ -100,12 +100,16 @@ def _require_two_classes(field: Field, shares: Array, weights: Array) -> None:
     if field.kind == "multilabel":
         if not used.any() or used.all():
             raise InputError(
-                "every example has the same labels", field=field.name, hint="Give examples with and without a label"
+                "every example has the same labels",
+                field=field.name,
+                hint="Give examples with and without a label",
             )
     elif (used.sum(0) > 0).sum() < 2:
         only = (classes_of(field) or ())[int(np.argmax(used.sum(0)))]
         raise InputError(
-            f"every example has the class {only!r}", field=field.name, hint="Give examples of at least two classes"
+            f"every example has the class {only!r}",
+            field=field.name,
+            hint="Give examples of at least two classes",
         )
 
 
@@ -130,7 +134,9 @@ def _number_targets(field: Field, column: list[Any], weights: Array) -> dict[str
     used = values[weights > 0]
     if used.min() == used.max():
         raise InputError(
-            f"every example has the value {used[0]:g}", field=field.name, hint="Give examples with different values"
+            f"every example has the value {used[0]:g}",
+            field=field.name,
+            hint="Give examples with different values",
         )
     mean = float(np.average(values, weights=weights))
     deviation = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))

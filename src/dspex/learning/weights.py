@@ -21,7 +21,9 @@ def sample_weights(sample_weight: Iterable[float] | None, rows: int) -> NDArray[
     except (TypeError, ValueError) as error:
         raise InputError(f"sample_weight is not numbers: {error}", field="sample_weight", hint=hint) from None
     if weights.shape != (rows,):
-        raise InputError(f"sample_weight has shape {weights.shape}, not ({rows},)", field="sample_weight", hint=hint)
+        raise InputError(
+            f"sample_weight has shape {weights.shape}, not ({rows},)", field="sample_weight", hint=hint
+        )
     bad = ~np.isfinite(weights) | (weights < 0) | (weights > 1e6)
     if bad.any():
         row = int(bad.argmax())
