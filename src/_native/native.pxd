@@ -63,7 +63,7 @@ cdef extern from "model/scorer.hpp" namespace "dspex" nogil:
 
     ctypedef void (*ContributionSink)(void* context, const Contribution& c)
     void visit_contributions(const ModelView& model, size_t field, const void* text, size_t size,
-                             unsigned unit_bytes, ContributionSink sink, void* context) except +
+                             unsigned unit_bytes, cbool unfold, ContributionSink sink, void* context) except +
 
 
 cdef extern from "model/heads.hpp" namespace "dspex" nogil:

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -58,9 +59,17 @@ inline float sum_of(const float* x, std::size_t n) noexcept {
 
 // Softmax of n logits, the largest of which is top; out may be x.
 inline void softmax(const float* x, float* out, std::size_t n, float top) noexcept {
-  for (std::size_t k = 0; k < n; ++k) out[k] = fast_exp(x[k] - top);
+  std::size_t k = 0;
+  for (; k + 16 <= n; k += 16)
+    for (std::size_t l = 0; l < 16; ++l) out[k + l] = fast_exp(x[k + l] - top);
+  if (k < n) {  // the rest in one vector too, not one by one
+    float rest[16] = {};
+    std::memcpy(rest, x + k, (n - k) * sizeof(float));
+    for (float& r : rest) r = fast_exp(r - top);
+    std::memcpy(out + k, rest, (n - k) * sizeof(float));
+  }
   const float scale = 1.0f / sum_of(out, n);
-  for (std::size_t k = 0; k < n; ++k) out[k] *= scale;
+  for (k = 0; k < n; ++k) out[k] *= scale;
 }
 
 inline void softmax(const float* x, float* out, std::size_t n) noexcept { softmax(x, out, n, max_of(x, n)); }

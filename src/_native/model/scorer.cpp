@@ -251,7 +251,7 @@ float unpack_row(const ModelView& model, std::uint32_t row, float factor, float*
 }
 
 void visit_contributions(const ModelView& model, std::size_t field, const void* text, std::size_t size,
-                         unsigned unit_bytes, ContributionSink sink, void* context) {
+                         unsigned unit_bytes, bool unfold, ContributionSink sink, void* context) {
   std::vector<float> weights(model.columns);
   std::string word, previous, before;
   const auto emit = [&](std::uint64_t hash, float factor, std::string_view own, std::string_view first,
@@ -270,7 +270,7 @@ void visit_contributions(const ModelView& model, std::size_t field, const void* 
     }
     before = std::move(previous), previous = std::move(word);
     word.assign(u.text, u.bytes);
-    if (emit(u.hash, 1.0f, word, {}, 0) || !u.has_ngrams()) return;
+    if ((emit(u.hash, 1.0f, word, {}, 0) && !unfold) || !u.has_ngrams()) return;
     const float weight = model.text.ngram_weight(ngram_count(u.chars, model.text.ngrams));
     for_each_ngram(u.text, u.bytes, u.chars, model.text.ngrams, field_salt(Salt::ngram, field),
                    [&](const char* p, std::size_t n, std::uint64_t hash) { emit(hash, weight, {p, n}, {}, 3); });

@@ -47,8 +47,9 @@ using ContributionSink = void (*)(void* context, const Contribution&);
 // The weights [columns] of one row times a factor; returns its squared norm times the factor's square.
 float unpack_row(const ModelView& model, std::uint32_t row, float factor, float* out);
 
-// Visits every row that add_text would add, in the same order.
+// Visits every row that add_text would add, in the same order. With `unfold`, the n-grams of known words too,
+// which lie folded in the words' rows.
 void visit_contributions(const ModelView& model, std::size_t field, const void* text, std::size_t size,
-                         unsigned unit_bytes, ContributionSink sink, void* context);
+                         unsigned unit_bytes, bool unfold, ContributionSink sink, void* context);
 
 }  // namespace dspex
