@@ -80,6 +80,8 @@ cdef extern from "model/heads.hpp" namespace "dspex" nogil:
         float threshold
         double scale
         double offset
+        double low
+        double high
 
     float answer_heads(const AnswerHead* heads, size_t count, float* values, int32_t* picks)
 

@@ -29,6 +29,7 @@ cdef class _Answers:
             self.heads[i].columns = h["columns"]
             self.heads[i].threshold = h.get("threshold", 0.5)
             self.heads[i].scale, self.heads[i].offset = h.get("scale", 1.0), h.get("offset", 0.0)
+            self.heads[i].low, self.heads[i].high = h.get("low", -INFINITY), h.get("high", INFINITY)
             self.columns += self.heads[i].columns
 
     def __dealloc__(self):
@@ -41,7 +42,7 @@ cdef class _Answers:
             return classes[picks[h]]
         if head.kind == AnswerKind.multilabel:
             return [classes[k] for k in range(head.columns) if values[head.first + k] >= head.threshold]
-        cdef double number = head.offset + head.scale * values[head.first]
+        cdef double number = min(max(head.offset + head.scale * values[head.first], head.low), head.high)
         return round(number) if self.is_int[h] else number
 
     cdef dict probabilities(self, size_t h, const float* values):

@@ -167,9 +167,9 @@ def _check_heads(heads: Any, signature: Signature) -> None:
         if not _number(scale) or scale <= 0:
             raise _bad(f"the scale of its head {name!r} is out of range")
         if head["kind"] == "number" and not all(
-            _number(head.get(key)) and abs(head[key]) < 1e200 for key in ("scale", "offset")
+            _number(head.get(key)) and abs(head[key]) < 1e200 for key in ("scale", "offset", "low", "high")
         ):
-            raise _bad(f"its head {name!r} has no scale or offset")
+            raise _bad(f"its head {name!r} has no scale, offset or range")
         threshold = head.get("threshold", 0.5)
         if not _number(threshold) or not 0 < threshold < 1:
             raise _bad(f"the threshold of its head {name!r} is out of range")

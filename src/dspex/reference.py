@@ -357,7 +357,8 @@ def answers(model: Model, logits: Floats) -> tuple[dict[str, Any], float | None]
         own = logits[at : at + head["columns"]]
         at += head["columns"]
         if head["kind"] == "number":
-            found[head["name"]] = float(head["offset"] + head["scale"] * own[0])
+            number = float(head["offset"] + head["scale"] * own[0])
+            found[head["name"]] = min(max(number, head.get("low", number)), head.get("high", number))
             continue
         if head["kind"] == "choice":
             p = np.exp(own - own.max())

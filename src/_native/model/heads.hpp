@@ -14,6 +14,7 @@ struct AnswerHead {
   std::uint32_t columns;
   float threshold;          // binary, multilabel: probabilities from here on are a yes
   double scale, offset;     // number: answer = offset + scale * column; in double, to keep large numbers' digits
+  double low, high;         // number: where the answer stays, the range of the examples
 };
 
 // Turns logits into probabilities in place (numbers stay). picks: one a head, a choice's class or a binary's 0 or 1.

@@ -105,7 +105,7 @@ def fit(
     figures = {}
     for meta, spec, logits in zip(metas, specs, held_out, strict=True):
         if meta["kind"] == "number":
-            meta["scale"], meta["offset"] = spec["scale"], spec["offset"]
+            meta |= {key: spec[key] for key in ("scale", "offset", "low", "high")}
         if meta["kind"] == "multilabel":
             meta["threshold"] = best_threshold(logits, spec["targets"], weights)
         figures[meta["name"]] = held_out_figures(meta, spec, logits)

@@ -31,10 +31,15 @@ def refined(
     meta = program._meta
     _, columns = read_examples(program.signature, examples)
     weights = sample_weights(sample_weight, columns.rows)
+    answers = [dict(head) for head in meta["heads"]]
     heads = []
-    for head, (name, field) in zip(meta["heads"], program.signature.outputs.items(), strict=True):
+    for head, (name, field) in zip(answers, program.signature.outputs.items(), strict=True):
         targets = head_targets(field, head, columns.outputs[name])
         if head["kind"] == "number":
+            head |= {
+                "low": min(head["low"], float(targets.min())),
+                "high": max(head["high"], float(targets.max())),
+            }
             targets = ((targets - head["offset"]) / head["scale"]).astype(np.float32)
         heads.append(
             {
@@ -58,7 +63,7 @@ def refined(
     rows = meta["data"]["rows"] + columns.rows
     both = f"{meta['data']['fingerprint']} {columns.fingerprint()}"
     fingerprint = hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
-    return arrays, meta | {"data": {"rows": rows, "fingerprint": fingerprint}}
+    return arrays, meta | {"heads": answers, "data": {"rows": rows, "fingerprint": fingerprint}}
 
 
 def _numbers(column: list[Any], name: str, width: int) -> Any:

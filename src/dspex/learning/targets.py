@@ -141,7 +141,13 @@ def _number_targets(field: Field, column: list[Any], weights: Array) -> dict[str
     mean = float(np.average(values, weights=weights))
     deviation = float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
     targets = ((values - mean) / deviation).astype(np.float32)[:, None]
-    return {"targets": targets, "scale": deviation, "offset": mean}
+    return {
+        "targets": targets,
+        "scale": deviation,
+        "offset": mean,
+        "low": used.min().item(),
+        "high": used.max().item(),
+    }
 
 
 def stratum(spec: Mapping[str, Any]) -> NDArray[np.int64]:
