@@ -65,7 +65,8 @@ def test_the_same_examples_give_the_same_program(program: dspex.Program, tmp_pat
     program.partial_fit(NEW).save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     loaded = dspex.load(tmp_path / "a")
-    assert loaded(text="zorb").probabilities("label") == program.partial_fit(NEW)(text="zorb").probabilities("label")
+    taught = program.partial_fit(NEW)
+    assert loaded(text="zorb").probabilities("label") == taught(text="zorb").probabilities("label")
     again = loaded.partial_fit([{"text": "quux", "label": "limit"}])
     assert again(text="quux").label == "limit"
     assert again.info()["data"]["rows"] == len(ROWS) + 2
@@ -73,13 +74,14 @@ def test_the_same_examples_give_the_same_program(program: dspex.Program, tmp_pat
 
 def test_every_kind_of_output_and_input_takes_part() -> None:
     rows = [
-        {"text": f"{w} {i}", "size": float(i % 5), "label": w, "hot": w == "red", "tags": [w, "x"], "score": i / 4}
+        {"text": f"{w} {i}", "size": i % 5, "label": w, "hot": w == "red", "tags": [w, "x"], "score": i / 4}
         for i in range(8)
         for w in ("red", "green", "blue")
     ]
     many = dspex.fit("text, size: float -> label, hot: bool, tags: list[str], score: float", rows, threads=1)
     new: dict[str, Any] = {"text": "vermilion", "size": 2.0}
-    taught = many.partial_fit([{**new, "label": "red", "hot": True, "tags": ["red"], "score": 40.0}] * 3, c=30.0)
+    answer = {"label": "red", "hot": True, "tags": ["red"], "score": 40.0}
+    taught = many.partial_fit([{**new, **answer}] * 3, c=30.0)
     result = taught.predict(new)
     assert (result.label, result.hot, result.tags) == ("red", True, ["red"])
     assert result.score > many.predict(new).score + 1
