@@ -45,7 +45,7 @@ GOOD_PACKAGE = (
 
 def test_builtin_adapters() -> None:
     registry = Registry(installed=list)
-    assert registry.available() == ["mock", "native"]
+    assert registry.available() == ["mock", "native", "native_pool"]
     assert registry.get("native") is NativeAdapter
     assert isinstance(registry.create("mock", seed=3), MockAdapter)
 

@@ -27,6 +27,11 @@ class TestNativeConforms(AdapterConformance):
         return create("native")
 
 
+class TestNativePoolConforms(AdapterConformance):
+    def make_adapter(self) -> Adapter:
+        return create("native_pool", size=2)
+
+
 def test_every_builtin_adapter_is_covered() -> None:
     suites = [
         each for name, each in globals().items() if name.startswith("Test") and name.endswith("Conforms")

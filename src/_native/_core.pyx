@@ -10,27 +10,26 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_AsDouble, PyLong_Check
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_Check
 from libc.math cimport INFINITY, isfinite
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from collections.abc import Mapping
 
+from dspex.errors import DspexError
+
 include "text_options.pxi"
 
-from native cimport (AnswerHead, AnswerKind, Contribution, IndexEntry, ModelView, Scorer, answer_heads,
-                     checksum64_c, row_lanes, row_stride, visit_contributions)
-
-cdef extern from "Python.h":
-    unsigned int PyUnicode_KIND(object text)
-    void* PyUnicode_DATA(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+from native cimport (AnswerHead, Answerer, AnswerKind, Contribution, IndexEntry, TextView, checksum64_c, now_ns,
+                     row_lanes, row_stride, visit_contributions)
 
 cdef enum:
     MAX_LANES = 1024        # accumulators that fit on the stack; larger models take them from the heap
     GIL_FREE_CHARS = 16384  # texts from here on are scored without the GIL
+    INLINE_NS = 20_000      # a batch that takes less is not worth handing out
 
 cdef enum:
     TEXT = 0
@@ -70,17 +69,6 @@ cdef class Predictor:
         ValueError: arrays that do not fit each other.
     """
 
-    cdef ModelView view
-    cdef _Answers answers
-    cdef tuple names
-    cdef uint8_t* kinds
-    cdef size_t* widths
-    cdef Py_ssize_t n_inputs
-    cdef const float* dense_mean
-    cdef const float* dense_scale
-    cdef object route
-    cdef tuple keep                  # owners of the buffers
-
     def __cinit__(self, *args, **kwargs):
         self.kinds = NULL
         self.widths = NULL
@@ -95,6 +83,8 @@ cdef class Predictor:
         self._bind_inputs(inputs)
         self._bind_arrays(arrays)
         self.view.text = text_options(text)
+        self.answerer.model, self.answerer.heads = &self.view, self.answers.heads
+        self.answerer.head_count = self.answers.count
 
     cdef _bind_inputs(self, inputs):
         self.n_inputs = len(inputs)
@@ -108,6 +98,7 @@ cdef class Predictor:
         for i, (_, kind, width) in enumerate(inputs):
             self.kinds[i] = _INPUT_KINDS[kind]
             self.widths[i] = 0 if kind == "text" else width
+        self.n_texts = sum(kind == "text" for _, kind, _ in inputs)
 
     cdef _bind_arrays(self, arrays):
         cdef const uint32_t[:, ::1] index = arrays["index"]
@@ -151,13 +142,61 @@ cdef class Predictor:
         """
         return self._predict(inputs, None)
 
-    def _predict_rows(self, rows):
-        cdef Py_ssize_t i = 0
-        out = []
-        for row in rows:
-            out.append(self._predict(row, i))
+    def batch(self, rows, *, on_error="raise", progress=None, pool=None):
+        """Answers many rows, in order, on all cores: on the pool's workers and the calling thread.
+
+        The first rows are answered at once; only what would take longer than handing it out goes to the pool.
+
+        Args:
+            rows: mappings of inputs.
+            on_error: "raise" the error of the first row that cannot be answered, and drop the rest; or
+                "collect": put each error in its row's place.
+            progress: called with the share that is done, in [0, 1], while the batch takes longer than 0.1 s.
+            pool: the pool to use; by default the process's own, see `dspex.default_pool`.
+
+        Returns:
+            One Result a row; under "collect" an InputError for each row that cannot be answered.
+
+        Raises:
+            InputError: with the row that does not fit; no result is returned.
+            ConfigError: an unknown `on_error`.
+            ResourceError: the pool is closed.
+        """
+        cdef Py_ssize_t i = 0, count
+        cdef bint collect = False
+        cdef int64_t begun, spent
+        if type(rows) is not list or on_error != "raise":
+            rows, collect = self._checked_batch(rows, on_error)
+        if pool is not None:
+            self._check_pool(pool)
+        cdef tuple all_rows = tuple(rows)
+        cdef list results = []
+        count = len(all_rows)
+        begun = now_ns() if count > 1 else 0
+        while i < count:
+            results.append(self._predict_or_error(all_rows[i], i, collect))
             i += 1
-        return out
+            if i < count and (i & 3) == 1:
+                spent = now_ns() - begun
+                # What is left takes as long as so far, a row: worth a helper, who takes some time to come?
+                if spent > INLINE_NS and spent // i * (count - i) > INLINE_NS:
+                    return self._batch_on_pool(all_rows, results, collect, progress, pool)
+        return results
+
+    cdef object _predict_or_error(self, object inputs, Py_ssize_t row, bint collect):
+        if not collect:
+            return self._predict(inputs, row)
+        try:
+            return self._predict(inputs, row)
+        except DspexError as error:
+            return error
+
+    def _checked_batch(self, rows, on_error):
+        """(rows as a list or tuple, whether errors are collected), or the error that says what is wrong."""
+        return list(rows), on_error == "collect"
+
+    def _check_pool(self, pool):
+        """Raises the error that says why the pool cannot be used."""
 
     cdef Result _predict(self, object inputs, object row):
         cdef float stack_sums[MAX_LANES]
@@ -172,33 +211,68 @@ cdef class Predictor:
             self._require_bound()
         cdef Result result = Result.__new__(Result)
         try:
-            result.data = <float*>PyMem_Malloc(answers.columns * sizeof(float) + answers.count * sizeof(int32_t))
+            result.data = <float*>PyMem_Malloc(self.answerer.answer_floats() * sizeof(float))
             if result.data == NULL:
                 raise MemoryError
-            if not self._score(inputs, sums, sums + lanes, result.data):
+            if not self._score(&self.answerer, inputs, sums, sums + lanes, result.data):
                 self._reject(inputs, row)
                 raise AssertionError("refused inputs were not explained")
         finally:
             if sums != stack_sums:
                 PyMem_Free(sums)
-        result.sureness = answer_heads(answers.heads, answers.count, result.data,
-                                       <int32_t*>(result.data + answers.columns))
         result.answers = answers
         result.route = self.route
         return result
 
-    cdef bint _score(self, object inputs, float* sums, float* dense, float* logits) except -1:
-        """Logits of one mapping; False when it does not fit the signature."""
-        cdef Scorer scorer
-        cdef Py_ssize_t i, size
+    cdef Result _result(self, const float* answer):
+        cdef Result result = Result.__new__(Result)
+        cdef size_t size = self.answerer.answer_floats() * sizeof(float)
+        result.data = <float*>PyMem_Malloc(size)
+        if result.data == NULL:
+            raise MemoryError
+        memcpy(result.data, answer, size)
+        result.answers = self.answers
+        result.route = self.route
+        return result
+
+    cdef bint _score(self, const Answerer* answerer, object inputs, float* sums, float* dense,
+                     float* out) except -1:
+        """The answer to one mapping; False when it does not fit the signature."""
+        cdef TextView stack_texts[MAX_TEXTS]
+        cdef PyObject* stack_owners[MAX_TEXTS]
+        cdef TextView* texts = stack_texts
+        cdef PyObject** owners = stack_owners
+        cdef size_t i, units = 0
+        cdef bint good
+        if self.n_texts > MAX_TEXTS:
+            texts = <TextView*>PyMem_Malloc(self.n_texts * (sizeof(TextView) + sizeof(PyObject*)))
+            if texts == NULL:
+                raise MemoryError
+            owners = <PyObject**>(texts + self.n_texts)
+        for i in range(self.n_texts):
+            owners[i] = NULL
+        try:
+            good = self._read(inputs, texts, owners, dense)
+            if good:
+                for i in range(self.n_texts):
+                    units += texts[i].size
+                if units < GIL_FREE_CHARS:
+                    good = answerer.answer(texts, self.n_texts, dense, sums, out)
+                else:
+                    with nogil:
+                        good = answerer.answer(texts, self.n_texts, dense, sums, out)
+        finally:
+            release_texts(owners, self.n_texts)
+            if texts != stack_texts:
+                PyMem_Free(texts)
+        return good
+
+    cdef bint _read(self, object inputs, TextView* texts, PyObject** owners, float* dense) except -1:
+        cdef Py_ssize_t i
         cdef size_t at = 0, text_field = 0
         cdef object value
-        cdef bint is_dict = PyDict_Check(inputs)
         cdef PyObject* borrowed
-        cdef const void* data
-        cdef unsigned int unit
-        scorer.begin(&self.view, sums)
-        if not is_dict:
+        if not PyDict_Check(inputs):
             if not isinstance(inputs, Mapping):
                 return False
             inputs = dict(inputs)
@@ -212,12 +286,11 @@ cdef class Predictor:
             if self.kinds[i] == TEXT:
                 if not PyUnicode_Check(value):
                     return False
-                size, data, unit = PyUnicode_GET_LENGTH(value), PyUnicode_DATA(value), PyUnicode_KIND(value)
-                if size < GIL_FREE_CHARS:
-                    scorer.add_text(text_field, data, size, unit)
-                else:
-                    with nogil:
-                        scorer.add_text(text_field, data, size, unit)
+                Py_INCREF(value)
+                owners[text_field] = borrowed
+                texts[text_field].data = PyUnicode_DATA(value)
+                texts[text_field].size = PyUnicode_GET_LENGTH(value)
+                texts[text_field].unit = PyUnicode_KIND(value)
                 text_field += 1
             elif self.kinds[i] == VECTOR:
                 if not self._read_vector(value, dense, at, self.widths[i]):
@@ -227,10 +300,6 @@ cdef class Predictor:
                 if not self._read_number(value, self.kinds[i], dense, at):
                     return False
                 at += 1
-        # Texts without a single token, and no number beside them, hold nothing to answer from.
-        if self.view.dense_width == 0 and scorer.known_units() + scorer.unknown_units() == 0:
-            return False
-        scorer.finish(dense, logits)
         return True
 
     cdef bint _read_number(self, object value, uint8_t kind, float* dense, size_t at) except -1:
@@ -256,7 +325,7 @@ cdef class Predictor:
             return False
         return self._put(x, dense, at)
 
-    cdef inline bint _put(self, double x, float* dense, size_t at) noexcept:
+    cdef bint _put(self, double x, float* dense, size_t at) noexcept:
         cdef double z = (x - self.dense_mean[at]) * self.dense_scale[at]
         dense[at] = <float>(z if -1e6 < z < 1e6 else (1e6 if z > 0 else -1e6))
         return isfinite(x)
@@ -300,22 +369,23 @@ cdef class Predictor:
 
     def _logits(self, inputs):
         """The calibrated logits of one mapping, [columns], as a list. Numbers are standardised."""
-        self._require_bound()
-        cdef float[::1] sums = _floats(row_lanes(self.view.columns) + self.view.dense_width + 1)
-        cdef float[::1] logits = _floats(self.view.columns)
-        if not self._score(inputs, &sums[0], &sums[0] + row_lanes(self.view.columns), &logits[0]):
-            self._reject(inputs, None)
-        return [logits[k] for k in range(logits.shape[0])]
+        return self._inside(inputs)[:self.view.columns]
 
     def _dense_values(self, inputs):
         """The standardised numeric inputs of one mapping, as a list."""
+        return self._inside(inputs)[self.view.columns:]
+
+    cdef list _inside(self, inputs):
+        """Logits, then standardised numbers, of one mapping."""
         self._require_bound()
-        cdef size_t lanes = row_lanes(self.view.columns)
-        cdef float[::1] sums = _floats(lanes + self.view.dense_width + 1)
-        cdef float[::1] logits = _floats(self.view.columns)
-        if not self._score(inputs, &sums[0], &sums[0] + lanes, &logits[0]):
+        cdef Answerer logits_only = self.answerer
+        logits_only.head_count = 0
+        cdef size_t lanes = row_lanes(self.view.columns), width = self.view.dense_width
+        cdef float[::1] sums = _floats(lanes + width + 1)
+        cdef float[::1] logits = _floats(logits_only.answer_floats())
+        if not self._score(&logits_only, inputs, &sums[0], &sums[0] + lanes, &logits[0]):
             self._reject(inputs, None)
-        return [sums[lanes + d] for d in range(self.view.dense_width)]
+        return [logits[k] for k in range(self.view.columns)] + [sums[lanes + d] for d in range(width)]
 
     def _contributions(self, str text not None, size_t field):
         """(kind, feature text, norm2, weights) of every row one text adds, in order."""
@@ -366,6 +436,13 @@ cdef class Predictor:
     @property
     def _bytes(self):
         return self.view.slots * sizeof(IndexEntry) + self.view.row_count * row_stride(self.view.columns)
+
+
+cdef void release_texts(PyObject** owners, size_t count) noexcept:
+    cdef size_t i
+    for i in range(count):
+        if owners[i] != NULL:
+            Py_DECREF(<object>owners[i])
 
 
 def _floats(size_t n):

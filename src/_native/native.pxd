@@ -1,7 +1,7 @@
 # What the Cython modules see of the C++ headers.
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
@@ -42,14 +42,6 @@ cdef extern from "model/view.hpp" namespace "dspex" nogil:
 
 
 cdef extern from "model/scorer.hpp" namespace "dspex" nogil:
-    cdef cppclass Scorer:
-        Scorer()
-        void begin(const ModelView* model, float* sums)     # sums: [row_lanes], zeroed here
-        void add_text(size_t field, const void* text, size_t size, unsigned unit_bytes)
-        void finish(const float* dense, float* logits)
-        uint32_t known_units()
-        uint32_t unknown_units()
-
     cdef cppclass Contribution:
         const char* text
         size_t bytes
@@ -83,7 +75,23 @@ cdef extern from "model/heads.hpp" namespace "dspex" nogil:
         double low
         double high
 
-    float answer_heads(const AnswerHead* heads, size_t count, float* values, int32_t* picks)
+
+cdef extern from "pool/clock.hpp" namespace "dspex" nogil:
+    int64_t now_ns()                # monotonic
+
+
+cdef extern from "run/answerer.hpp" namespace "dspex" nogil:
+    cdef cppclass TextView:
+        const void* data            # code points of 1, 2 or 4 bytes
+        size_t size                 # code points
+        uint32_t unit
+
+    cdef cppclass Answerer:
+        const ModelView* model
+        const AnswerHead* heads
+        size_t head_count
+        size_t answer_floats()      # [columns] values, [heads] int32 picks, the confidence
+        cbool answer(const TextView* texts, size_t text_count, const float* dense, float* sums, float* out)
 
 
 cdef extern from "model/checksum.hpp" namespace "dspex" nogil:

@@ -3,15 +3,6 @@
 cdef class _Answers:
     """How a model's columns become the values of its outputs. Shared by all results of one predictor."""
 
-    cdef readonly tuple names        # output names, in order
-    cdef readonly tuple kinds        # "choice", "binary", "multilabel", "number"
-    cdef tuple classes               # a tuple of values, or None for numbers
-    cdef tuple is_int
-    cdef dict position               # name -> head
-    cdef AnswerHead* heads
-    cdef size_t count
-    cdef size_t columns
-
     def __cinit__(self, heads):
         self.count = len(heads)
         self.heads = <AnswerHead*>PyMem_Malloc(max(1, self.count) * sizeof(AnswerHead))
@@ -75,16 +66,6 @@ cdef class Result:
         usage: tokens and cost, or None.
     """
 
-    cdef _Answers answers
-    cdef float* data             # native: [columns] values, then one int32 pick a head; else NULL
-    cdef float sureness          # native: confidence, 2 for none
-    cdef dict values_            # built on first use from a native answer
-    cdef dict probabilities_
-    cdef object confidence_
-    cdef readonly object route
-    cdef readonly object usage
-    cdef object __weakref__
-
     def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None):
         self.values_ = dict(values)
         self.probabilities_ = {} if probabilities is None else {k: dict(v) for k, v in probabilities.items()}
@@ -107,8 +88,10 @@ cdef class Result:
     @property
     def confidence(self):
         """Calibrated probability in [0, 1] that the answer is right, or None when no output is enumerable."""
+        cdef float sureness
         if self.data != NULL:
-            return <double>self.sureness if self.sureness <= 1 else None
+            sureness = self.data[self.answers.columns + self.answers.count]
+            return <double>sureness if sureness <= 1 else None
         return self.confidence_
 
     def probabilities(self, str output not None):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         list_programs,
     )
     from .learning.fit import fit
+    from .pool import Pool, default_pool
     from .program import Program, load
 
 __version__ = "0.1.0"
@@ -25,11 +26,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Client",
     "DspexError",
+    "Pool",
     "Program",
     "Result",
     "Route",
     "Signature",
     "create_program",
+    "default_pool",
     "delete_program",
     "execute_program",
     "fit",
@@ -46,7 +49,9 @@ _LAZY = {
     "get_program_info": "client",
     "list_programs": "client",
     "fit": "learning.fit",
+    "Pool": "pool",
     "Program": "program",
+    "default_pool": "pool",
     "load": "program",
 }
 

@@ -1,11 +1,13 @@
 """The compiled hot path; see src/_native/_core.pyx."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, overload
 
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
+from dspex.errors import InputError
+from dspex.pool import Pool
 from dspex.result import Route
 
 def checksum64(data: Buffer) -> int: ...
@@ -46,12 +48,33 @@ class Predictor:
         text: Mapping[str, float],
         route: Route,
     ) -> None: ...
-    def _predict_rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Result]: ...
+    @overload
+    def batch(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        on_error: Literal["raise"] = "raise",
+        progress: Callable[[float], object] | None = None,
+        pool: Pool | None = None,
+    ) -> list[Result]: ...
+    @overload
+    def batch(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        on_error: str,
+        progress: Callable[[float], object] | None = None,
+        pool: Pool | None = None,
+    ) -> list[Result | InputError]: ...
+    def _checked_batch(self, rows: Any, on_error: str) -> tuple[Any, bool]: ...
+    def _check_pool(self, pool: Any) -> None: ...
     def _reject(self, inputs: Any, row: int | None) -> None: ...
     def _logits(self, inputs: Mapping[str, Any]) -> list[float]: ...
     def _dense_values(self, inputs: Mapping[str, Any]) -> list[float]: ...
     def _contributions(self, text: str, field: int) -> list[tuple[str, str, float, list[float]]]: ...
     def _rows_of(self, text: str, field: int) -> bytes: ...
     def _floor(self, inputs: dict[str, Any], name: str, rows: bytes) -> Result: ...
+    @property
+    def route(self) -> Route: ...
     @property
     def _bytes(self) -> int: ...

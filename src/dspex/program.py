@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import _core, modelfile
 from .checks import check_content, check_inputs
-from .errors import InputError, ModelFileError
+from .errors import ConfigError, InputError, ModelFileError
 from .result import Result, Route
 from .signature import Signature
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 __all__ = ["Program", "Reason", "load"]
 
 _ROUTE = Route("native", reason="native program")
-_LONG = 1 << 20  # characters from which a call is worth a thread of its own
+_LONG = 4096  # characters from which a call takes longer than handing it to the pool
 
 
 class Reason(NamedTuple):
@@ -52,39 +54,57 @@ class Program(_core.Predictor):
     backend: ClassVar[str] = "native"
 
     def __init__(
-        self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
+        self,
+        signature: Signature,
+        arrays: Mapping[str, NDArray[Any]],
+        meta: Mapping[str, Any],
+        route: Route = _ROUTE,
     ) -> None:
         self.id: str = meta["id"]
-        self._install(signature, arrays, meta)
-
-    def _install(
-        self, signature: Signature, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]
-    ) -> None:
         heads = [dict(head) | {"classes": _classes(signature, head)} for head in meta["heads"]]
-        self._bind(meta["inputs"], heads, arrays, meta["text"], _ROUTE)
+        self._bind(meta["inputs"], heads, arrays, meta["text"], route)
         self.signature = signature
         self._arrays = dict(arrays)
         self._meta = dict(meta)
         numeric = any(head["kind"] == "number" for head in heads)
         self.kind = "predict" if numeric else "classify"
 
-    def batch(self, rows: Iterable[Mapping[str, Any]]) -> list[Result]:
-        """Answers many rows, in order.
+    def _checked_batch(self, rows: Any, on_error: str) -> tuple[Any, bool]:
+        from .pool.pool import check_on_error, checked_rows
 
-        Raises:
-            InputError: with the row that does not fit; no result is returned.
-        """
-        if isinstance(rows, (Mapping, str, bytes)):
-            raise InputError(
-                f"rows are a {type(rows).__name__}", program=self.id, hint="Give a list of mappings"
-            )
-        return self._predict_rows(rows)
+        return checked_rows(rows, program=self.id), check_on_error(on_error)
+
+    def _check_pool(self, pool: Any) -> None:
+        try:
+            if pool._is_open:
+                return
+        except AttributeError:
+            raise ConfigError(
+                f"pool is a {type(pool).__name__}, not a Pool", field="pool", program=self.id
+            ) from None
+        pool._require_open()
+
+    def _batch_on_pool(
+        self, rows: tuple[Any, ...], results: list[Any], collect: bool, progress: Any, pool: Pool | None
+    ) -> list[Any]:
+        from ._pool import run_batch
+        from .pool.pool import default_pool
+
+        return run_batch(pool or default_pool(), self, rows, results, collect=collect, progress=progress)
 
     async def acall(self, /, **inputs: Any) -> Result:
-        """Answers one call without holding up the event loop: very long texts go to a thread."""
+        """Answers one call without holding up the event loop: short texts at once, which takes a microsecond
+        or two, longer ones on the pool, see `dspex.default_pool`.
+        """
         if sum(len(v) for v in inputs.values() if isinstance(v, str)) > _LONG:
-            return await asyncio.to_thread(self.predict, inputs)
+            from .pool.pool import default_pool
+
+            return await default_pool().acall(self, inputs)
         return self.predict(inputs)
+
+    def with_route(self, route: Route) -> Program:
+        """The same program over the same weights, whose results carry another route."""
+        return Program(self.signature, self._arrays, self._meta, route)
 
     def explain(self, /, **inputs: Any) -> dict[str, list[Reason]]:
         """Why each output was answered as it was.

@@ -36,6 +36,7 @@ ENTRY_POINT_GROUP = "dspex.adapters"
 BUILTIN = {
     "mock": "dspex.adapters.mock:MockAdapter",
     "native": "dspex.adapters.native:NativeAdapter",
+    "native_pool": "dspex.adapters.native_pool:NativePoolAdapter",
 }
 
 #: Names that mean something other than one adapter.
