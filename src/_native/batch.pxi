@@ -4,7 +4,8 @@ cdef enum:
     ROW_COST = 64              # of a row without text; a byte of text costs 1
     CHUNK_COST = 2048          # about 15 us of work: what is claimed at once
     WORTH_HELP = 8192          # a helper costs some microseconds to wake, and comes some tens later
-    SEGMENT_ROWS = 4096
+    SEGMENT_ROWS = 4096        # at most; a quarter of what is left, so that little is left to do when helpers are done
+    LAST_ROWS = 128            # but no fewer
     SEGMENT_COST = 1 << 20
     SEGMENT_BYTES = 4 << 20    # of answers
     REPORT_NS = 100_000_000    # between two reports of progress
@@ -12,7 +13,7 @@ cdef enum:
 
 cdef class _BatchRun:
     """One batch, from rows to results. The GIL is held while rows are read and results are made; helpers answer
-    meanwhile, and the caller answers with them once all rows of a segment are read.
+    meanwhile, and so does the caller while it waits for the segment whose results it makes next.
     """
 
     cdef Batch* batch
@@ -36,8 +37,8 @@ cdef class _BatchRun:
         self.texts, self.width = program.n_texts, program.view.dense_width
         self.floats = program.answerer.answer_floats()
         self.helpers = pool.pool.size() - 1
-        capacity = min(<size_t>SEGMENT_ROWS, max(<size_t>64, <size_t>SEGMENT_BYTES // (self.floats * sizeof(float))))
-        capacity = min(capacity, max(<size_t>64, (count + 3) // 4))
+        capacity = min(<size_t>SEGMENT_ROWS, max(<size_t>LAST_ROWS, <size_t>SEGMENT_BYTES // (self.floats * sizeof(float))))
+        capacity = min(capacity, max(<size_t>LAST_ROWS, count // 4))
         self.batch = new Batch(program.answerer, self.texts, capacity)
         for turn in range(2):
             self.owners[turn].resize(capacity * self.texts)
@@ -55,14 +56,13 @@ cdef class _BatchRun:
                 row = self.read(turn, row)
                 if turn > 0:
                     self.make_results(turn - 1)
-                self.answer()
                 turn += 1
                 if self.progress is not None and now_ns() - reported > REPORT_NS:
                     reported = now_ns()
                     self.progress(<double>row / len(self.rows))
             if turn > 0:
                 self.make_results(turn - 1)
-            self.batch.finish()
+            self.batch.end()
         except:
             with nogil:
                 self.batch.cancel()
@@ -80,13 +80,14 @@ cdef class _BatchRun:
         """Reads rows until the segment is full, and publishes them in chunks; the row after the last."""
         cdef Segment* segment = &self.batch.segment(turn)
         cdef size_t n = 0, begin = 0, i, chunk = CHUNK_COST // 2 if turn == 0 else CHUNK_COST
+        cdef size_t limit = min(segment.capacity, max(<size_t>LAST_ROWS, <size_t>(self.stop - row) // 4))
         cdef uint64_t cost = 0, total = 0, bytes
         cdef PyObject** owners = self.owners[turn % 2].data()
         cdef TextView* texts = segment.texts.data()
         cdef float* dense = segment.dense.data()
         self.first[turn % 2] = row
-        segment.rows = 0
-        while n < segment.capacity and total < SEGMENT_COST and row < self.stop:
+        self.batch.begin(turn)
+        while n < limit and total < SEGMENT_COST and row < self.stop:
             if self.program._read(self.rows[row], texts, owners, dense):
                 bytes = ROW_COST + 4 * self.width
                 for i in range(self.texts):
@@ -131,15 +132,16 @@ cdef class _BatchRun:
         if not self.collect:
             self.stop = row
 
-    cdef answer(self):
-        """Answers, with the helpers, all that has been read."""
+    cdef finish(self, size_t turn):
+        """Answers, with the helpers, until the segment has been answered."""
         cdef bint done = False
         while not done:
             with nogil:
-                done = self.batch.work(now_ns() + LOOK_NS)
+                done = self.batch.finish(turn, now_ns() + LOOK_NS)
             PyErr_CheckSignals()
 
     cdef make_results(self, size_t turn):
+        self.finish(turn)
         cdef Segment* segment = &self.batch.segment(turn)
         cdef const float* answers = segment.answers()
         cdef Py_ssize_t first = self.first[turn % 2], row

@@ -176,9 +176,10 @@ cdef extern from "run/batch.hpp" namespace "dspex" nogil:
         Batch(const Answerer& answerer, size_t text_count, size_t segment_rows) except +
         void release()
         Segment& segment(size_t turn)
+        void begin(size_t turn)
         void publish(size_t turn, size_t first, size_t end)
         void call_helpers(Pool& pool, size_t helpers)
-        cbool work(int64_t until)
+        cbool finish(size_t turn, int64_t until)
         void cancel()
-        void finish()
+        void end()
         size_t helped()

@@ -77,6 +77,12 @@ class Pool {
   const PoolOptions& options() const noexcept { return options_; }
   PoolStats stats() const;
   void count_caller_run() noexcept { caller_runs_.fetch_add(1, std::memory_order_relaxed); }
+  // Where other processes want the cores, a helper that has lost its own holds up a batch: none are sent for twenty
+  // times as long as was lost.
+  bool help_pays() const noexcept { return now_ns() >= no_help_before_.load(std::memory_order_relaxed); }
+  void help_cost(std::int64_t lost_ns) noexcept {
+    no_help_before_.store(now_ns() + 20 * lost_ns, std::memory_order_relaxed);
+  }
   void count_rejected() noexcept { rejected_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
@@ -124,7 +130,7 @@ class Pool {
   std::atomic<Stage> stage_{Stage::open};
   std::atomic<std::size_t> active_{0}, next_strand_{0};
   std::atomic<std::uint64_t> strand_accepted_{0}, rejected_{0}, caller_runs_{0}, abandoned_{0};
-  std::atomic<std::int64_t> last_growth_{0};
+  std::atomic<std::int64_t> last_growth_{0}, no_help_before_{0};
   Room lane_room_, strand_room_;
   Word up_{0};                                          // changes when a worker runs
 

@@ -7,9 +7,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dspex._pool import Handle, LoopBox
+
+if TYPE_CHECKING:
+    from dspex._core import Result
+
+    _Base = concurrent.futures.Future[Result]
+else:
+    _Base = concurrent.futures.Future
 
 __all__ = ["Future"]
 
@@ -17,7 +24,7 @@ _log = logging.getLogger("dspex.pool")
 _LINGER = 0.1  # seconds that the notifier's thread waits for more before it ends
 
 
-class Future(Handle, concurrent.futures.Future):  # type: ignore[type-arg]
+class Future(Handle, _Base):
     """The result to come of one call. Works with `concurrent.futures.wait`, `as_completed` and
     `asyncio.wrap_future`. Callbacks run in a thread of their own, in the order in which calls end.
     """
@@ -43,34 +50,35 @@ class Future(Handle, concurrent.futures.Future):  # type: ignore[type-arg]
         for fn in callbacks:
             _run(fn, self)
 
-    # What concurrent.futures.wait and as_completed look at.
+    # What concurrent.futures.wait and as_completed look at. For type checkers: the base's.
+    if not TYPE_CHECKING:
 
-    @property
-    def _state(self) -> str:  # type: ignore[override]
-        if self.cancelled():
-            return "CANCELLED_AND_NOTIFIED"
-        return "FINISHED" if self.done() else "RUNNING" if self.running() else "PENDING"
+        @property
+        def _state(self) -> str:
+            if self.cancelled():
+                return "CANCELLED_AND_NOTIFIED"
+            return "FINISHED" if self.done() else "RUNNING" if self.running() else "PENDING"
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        with _lock:
-            condition: threading.Condition = self.__dict__.setdefault("condition", threading.Condition())
-            return condition
+        @property
+        def _condition(self) -> threading.Condition:
+            with _lock:
+                condition: threading.Condition = self.__dict__.setdefault("condition", threading.Condition())
+                return condition
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        with _lock:
-            if "waiters" not in self.__dict__:
-                self.__dict__["waiters"] = []
-                # By the notifier even if the call has ended: who waits is put in the list only after this.
-                callbacks = self.__dict__.get("callbacks")
-                if callbacks:
-                    callbacks.append(Future._tell_waiters)
-                else:
-                    self.__dict__["callbacks"] = [Future._tell_waiters]
-                    _notifier().expect(self)
-            waiters: list[Any] = self.__dict__["waiters"]
-            return waiters
+        @property
+        def _waiters(self) -> list[Any]:
+            with _lock:
+                if "waiters" not in self.__dict__:
+                    self.__dict__["waiters"] = []
+                    # By the notifier even if the call has ended: who waits is put in it only after this.
+                    callbacks = self.__dict__.get("callbacks")
+                    if callbacks:
+                        callbacks.append(Future._tell_waiters)
+                    else:
+                        self.__dict__["callbacks"] = [Future._tell_waiters]
+                        _notifier().expect(self)
+                waiters: list[Any] = self.__dict__["waiters"]
+                return waiters
 
     def _tell_waiters(self) -> None:
         with self._condition:  # held while waiters are put in place

@@ -67,9 +67,7 @@ class Pool(PoolCore):
 
     # --- work
 
-    def call(
-        self, program: Predictor, inputs: Mapping[str, Any], *, timeout: float | None = None
-    ) -> Result:
+    def call(self, program: Predictor, inputs: Mapping[str, Any], *, timeout: float | None = None) -> Result:
         """`submit`, and its result."""
         result: Result = self.submit(program, inputs, timeout=timeout).result()
         return result

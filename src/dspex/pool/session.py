@@ -48,9 +48,7 @@ class Session:
         self._touch()
         return self._pool._submit_to(self._strand, program, inputs, timeout)
 
-    def call(
-        self, program: Predictor, inputs: Mapping[str, Any], *, timeout: float | None = None
-    ) -> Result:
+    def call(self, program: Predictor, inputs: Mapping[str, Any], *, timeout: float | None = None) -> Result:
         """Submits a call and waits for its result."""
         result: Result = self.submit(program, inputs, timeout=timeout).result()
         return result
