@@ -16,11 +16,12 @@ from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from concurrent.futures import CancelledError
+from threading import RLock
 
 from _core cimport MAX_TEXTS, Predictor, Result, release_texts
 from native cimport TextView
 from pool cimport (Accept, Batch, CallTask, Fault, Mailbox, Phase, Pool, PoolOptions, PoolStats, ProbeTask, RowState,
-                   Segment, Strand, Task, WorkerCounts, close_looks, exception_ptr, histogram_buckets,
+                   Segment, Strand, Task, WorkerCounts, close_looks, exception_ptr, forks_so_far, histogram_buckets,
                    histogram_lower_bound, max_workers, never, no_worker, now_ns, ticks)
 
 from dspex import errors
@@ -117,22 +118,23 @@ cdef class PoolCore:
     def _submit_to(self, StrandCore strand not None, Predictor program not None, inputs, timeout):
         return self._submit(program, inputs, timeout, strand)
 
-    def _submit_async(self, Predictor program not None, inputs, timeout, StrandCore strand, LoopBox box not None,
-                      waiter):
-        """As submit, without waiting: the outcome goes to an asyncio future by way of the loop's box. None when
-        there is no room, unless the policy is to reject."""
+    def _prepare(self, Predictor program not None, inputs, timeout, LoopBox box not None, waiter):
+        """A call whose outcome goes to an asyncio future by way of the loop's box; for `_try`."""
         cdef Handle handle = Handle.__new__(Handle)
         handle.start_call(program, inputs)
+        if timeout is not None:
+            handle.task.deadline = _deadline(timeout)
         handle.waiter = waiter
         handle.listen_on(box)
-        cdef bint accepted = False
+        return handle
+
+    def _try(self, Handle handle not None, StrandCore strand):
+        """Submits without waiting; False when there is no room. A call that is refused fails with the reason."""
         try:
-            accepted = self._hand_over(handle, timeout, strand, True)
-        finally:
-            if not accepted:
-                handle.waiter = None
-                handle.task.cancel()   # and so leaves the box again
-        return handle if accepted else None
+            return self._hand_over(handle, None, strand, True)
+        except errors.ResourceError as error:
+            handle._fail(error)
+            return True
 
     def _probe(self, *, double busy=0.0, double sleep=0.0, str fault="none", bint batchable=False, timeout=None,
                StrandCore strand=None):
@@ -216,8 +218,7 @@ cdef class PoolCore:
 
     def _not_open(self):
         if self._is_stale:
-            return errors.ResourceError("the pool belongs to the process this one was forked from", retryable=False,
-                                        hint="Make the pool after the fork")
+            return _of_another_process()
         return errors.ResourceError("the pool is closed", retryable=False, hint="Make a new one")
 
     def _retry_after(self):
@@ -276,6 +277,8 @@ cdef class PoolCore:
         cdef int64_t deadline = _deadline(seconds), until
         cdef bint done = False
         while not done:
+            if pool.stale():
+                raise self._not_open()
             until = min(deadline, now_ns() + LOOK_NS)
             with nogil:
                 done = pool.drain(until)
@@ -317,6 +320,7 @@ cdef class StrandCore:
     """The order of one session's calls."""
 
     cdef Strand* strand
+    cdef object __weakref__
 
     def __cinit__(self):
         self.strand = NULL
@@ -334,6 +338,11 @@ cdef class StrandCore:
     def worker(self):
         """The index of the worker that runs them."""
         return self.strand.worker()
+
+
+def _of_another_process():
+    return errors.ResourceError("the pool belongs to the process this one was forked from", retryable=False,
+                                hint="Make the pool after the fork")
 
 
 cdef int64_t _deadline(timeout) except? -1:

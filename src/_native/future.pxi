@@ -1,5 +1,6 @@
 # Part of _pool.pyx: what is handed back for a task, and how its end reaches Python.
 
+cdef object _orphans_lock = RLock()
 cdef list _orphans = []    # programs of calls whose handles were dropped before the calls had ended
 
 
@@ -11,14 +12,27 @@ cdef class _Orphan:
         self.task.release()
 
 
-cdef void _adopt(Task* task, Predictor program):
+cdef _adopt(Task* task, Predictor program):
     """Keeps the program until the task has ended; takes over a reference to the task."""
-    global _orphans
-    cdef _Orphan orphan = _Orphan.__new__(_Orphan), each
+    cdef _Orphan orphan = _Orphan.__new__(_Orphan)
     orphan.task, orphan.program = task, program
-    _orphans.append(orphan)
-    if len(_orphans) & (len(_orphans) - 1) == 0:  # now and then
-        _orphans = [each for each in _orphans if not (<_Orphan>each).task.finished()]
+    with _orphans_lock:
+        _orphans.append(orphan)
+        count = len(_orphans)
+    if count < 16 or count & (count - 1) == 0:  # always while they are few, else now and then
+        _let_orphans_go()
+
+
+def _let_orphans_go():
+    """Forgets the programs of calls that have ended."""
+    global _orphans
+    with _orphans_lock:
+        all_orphans, _orphans = _orphans, []
+        for each in all_orphans:
+            if not (<_Orphan>each).task.finished():
+                _orphans.append(each)
+    # Here, with the list in order again, programs go, and what goes with them may come by once more.
+    del all_orphans
 
 
 cdef class Handle:
@@ -32,12 +46,15 @@ cdef class Handle:
     cdef object outcome_           # the result, once it has been asked for
     cdef object error_
     cdef public object waiter      # the asyncio future that waits for it, or None
+    cdef bint cancel_asked
     cdef int64_t spin_ns
+    cdef uint64_t generation       # of forks
 
     def __cinit__(self, *args, **kwargs):
         self.task = NULL
         self.call = NULL
         self.probe = NULL
+        self.generation = forks_so_far()
 
     def __dealloc__(self):
         if self.task == NULL:
@@ -115,23 +132,31 @@ cdef class Handle:
             box.box.post(self.task)
 
     cdef bint wait(self, timeout) except -1:
-        """Whether it ended within so many seconds (None: whenever). Spins a little before it lets the GIL go."""
+        """Whether it ended within so many seconds (None: whenever). Spins a little before it lets the GIL go. A call
+        that has not begun by its own deadline is ended here, should no worker be free to do so.
+        """
         cdef Task* task = self.task
-        cdef int64_t deadline = never, until
+        cdef int64_t deadline = never, until, now
         cdef bint ended
         if timeout is not None:
             deadline = _deadline(timeout)
         if task.spin(close_looks):
             return True
         while True:
-            until = min(deadline, now_ns() + LOOK_NS)
+            now = now_ns()
+            until = min(deadline, now + LOOK_NS)
+            if now <= task.deadline < until:
+                until = task.deadline + 1
             with nogil:
                 ended = task.wait(until, self.spin_ns)
-            if ended:
+            now = now_ns()
+            if ended or (now > task.deadline and task.finish_waiting(Phase.expired)):
                 return True
             PyErr_CheckSignals()
-            if now_ns() >= deadline:
-                return False
+            if self.generation != forks_so_far():
+                raise _of_another_process()
+            if now >= deadline:
+                return task.finished()
 
     cdef object outcome(self):
         """The result of a task that has ended.
@@ -175,7 +200,17 @@ cdef class Handle:
 
     def cancel(self):
         """Cancels the call if it has not begun. Whether it is cancelled."""
+        self.cancel_asked = True
         return self.task.cancel() or self.task.phase() == Phase.cancelled
+
+    def _expire(self):
+        """The deadline of a call that an event loop waits for has passed."""
+        self.task.finish_waiting(Phase.expired)
+
+    def _fail(self, error):
+        """Ends a call that cannot be submitted with this error."""
+        self.error_ = error
+        self.task.cancel()
 
     def cancelled(self):
         """Whether it was cancelled."""
@@ -230,8 +265,12 @@ cdef class Handle:
             return
         try:
             value = self.outcome()
-        except CancelledError:
-            waiter.cancel()
+        except CancelledError as error:
+            if self.cancel_asked:
+                waiter.cancel()
+            else:  # nobody has cancelled the task that waits
+                waiter.set_exception(errors.ResourceError("the pool was closed before the call began",
+                                                          retryable=False))
         except Exception as error:
             waiter.set_exception(error)
         else:
@@ -252,7 +291,13 @@ cdef class LoopBox:
 
     def __dealloc__(self):
         if self.box != NULL:
+            self.take()
             self.box.release()
+
+    @property
+    def alone(self):
+        """Whether no task will be posted any more: it may be dropped once it is empty."""
+        return self.box.alone()
 
     def take(self):
         """The handles of all ended tasks, oldest first."""

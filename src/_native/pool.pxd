@@ -35,6 +35,7 @@ cdef extern from "pool/task.hpp" namespace "dspex" nogil:
         cbool finished()
         cbool begin()
         cbool cancel()
+        cbool finish_waiting(Phase phase)
         void finish_and_release(Phase phase)
         cbool wait(int64_t deadline, int64_t spin_ns)
         cbool spin(unsigned looks)
@@ -52,6 +53,7 @@ cdef extern from "pool/mailbox.hpp" namespace "dspex" nogil:
         Mailbox(int fd)                 # takes over the descriptor
         void release()
         void post(Task* task)           # takes over a reference
+        cbool alone()
         Task* take_all()                # gives references
 
 
@@ -69,6 +71,8 @@ cdef extern from "pool/histogram.hpp" namespace "dspex" nogil:
 
 
 cdef extern from "pool/pool.hpp" namespace "dspex" nogil:
+    uint64_t forks_so_far()
+
     cdef cppclass PoolOptions:
         size_t size
         size_t max_size

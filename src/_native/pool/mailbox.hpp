@@ -31,6 +31,9 @@ class Mailbox {
     [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);  // full means: a wake-up is due anyway
   }
 
+  // Whether nobody but its owner knows it: no task will be posted any more.
+  bool alone() const noexcept { return refs_.load(std::memory_order_acquire) == 1; }
+
   // Finished tasks, oldest first, linked by `next`; their references go to the caller.
   Task* take_all() noexcept { return letters_.take_all(); }
 

@@ -12,15 +12,6 @@ namespace {
 
 std::atomic<std::uint64_t> forks{0};
 
-std::uint64_t forks_so_far() {
-  static const bool counting = [] {
-    pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
-    return true;
-  }();
-  static_cast<void>(counting);
-  return forks.load(std::memory_order_relaxed);
-}
-
 PoolOptions checked(const PoolOptions& options) {
   if (options.size == 0) throw std::invalid_argument("a pool needs at least one worker");
   if (options.max_size < options.size) throw std::invalid_argument("max_size is below size");
@@ -40,6 +31,21 @@ std::size_t lane_of_thread() noexcept {
 constexpr std::size_t max_lanes = 16;
 
 }  // namespace
+
+std::uint64_t forks_so_far() noexcept {
+  static const bool counting = [] {
+    pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+    return true;
+  }();
+  static_cast<void>(counting);
+  return forks.load(std::memory_order_relaxed);
+}
+
+bool Pool::take_helper_place() noexcept {
+  if (helpers_.fetch_add(1, std::memory_order_relaxed) < workers()) return true;
+  give_helper_place();
+  return false;
+}
 
 Pool::Pool(const PoolOptions& options)
     : options_(checked(options)), generation_(forks_so_far()), size_(options.size), max_size_(options.max_size) {

@@ -21,6 +21,9 @@
 
 namespace dspex {
 
+// How often this process, or those it was forked from, have been forked since pools were first used.
+std::uint64_t forks_so_far() noexcept;
+
 struct PoolOptions {
   std::size_t size = 1;             // workers
   std::size_t max_size = 1;         // with overflow workers, which come when all are busy and go when idle
@@ -83,6 +86,9 @@ class Pool {
   void help_cost(std::int64_t lost_ns) noexcept {
     no_help_before_.store(now_ns() + 20 * lost_ns, std::memory_order_relaxed);
   }
+  // Batches' helpers that wait or run: never more than workers, however many batches there are.
+  bool take_helper_place() noexcept;
+  void give_helper_place() noexcept { helpers_.fetch_sub(1, std::memory_order_relaxed); }
   void count_rejected() noexcept { rejected_.fetch_add(1, std::memory_order_relaxed); }
 
  private:
@@ -128,7 +134,7 @@ class Pool {
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::atomic<std::size_t> size_, max_size_;
   std::atomic<Stage> stage_{Stage::open};
-  std::atomic<std::size_t> active_{0}, next_strand_{0};
+  std::atomic<std::size_t> active_{0}, next_strand_{0}, helpers_{0};
   std::atomic<std::uint64_t> strand_accepted_{0}, rejected_{0}, caller_runs_{0}, abandoned_{0};
   std::atomic<std::int64_t> last_growth_{0}, no_help_before_{0};
   Room lane_room_, strand_room_;

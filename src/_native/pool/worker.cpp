@@ -174,14 +174,10 @@ void Worker::execute(Work work) {
 
 // Whether it still wants to be run; if not, it has been ended.
 bool Worker::may_begin(Task* task) noexcept {
-  if (task->deadline != never && now_ns() > task->deadline) {
-    const bool expired = task->finish_waiting(Phase::expired);
-    count(expired ? counters_.expired : counters_.cancelled);
-  } else if (task->begin()) {
-    return true;
-  } else {
-    count(counters_.cancelled);
-  }
+  const bool late = task->deadline != never && now_ns() > task->deadline;
+  if (!late && task->begin()) return true;
+  if (late) task->finish_waiting(Phase::expired);
+  count(task->phase() == Phase::expired ? counters_.expired : counters_.cancelled);
   count(counters_.ended);
   task->release();
   return false;
@@ -278,8 +274,8 @@ WorkerCounts& WorkerCounts::operator+=(const WorkerCounts& other) noexcept {
 
 // --- calls run together
 
-// Waits for company while the window is open, but not where none is likely: calls come too seldom, or those
-// that came together are all here and no other has followed for some time.
+// Waits for company while the window is open, but not where none is likely: calls came alone of late, or those that
+// came together are all here and no other has followed for some time. Now and then it waits all the same, to see.
 std::size_t Worker::collect(Task* first) noexcept {
   const std::size_t most = std::min(pool_.options_.max_batch, max_group);
   const std::int64_t window = pool_.options_.window_ns, begin = now_ns();
@@ -288,7 +284,7 @@ std::size_t Worker::collect(Task* first) noexcept {
   gap_ns_ += (static_cast<double>(begin - last_group_) / came - gap_ns_) / 4;
   last_pushed_ = pushed;
   last_group_ = begin;
-  const bool worth_waiting = gap_ns_ < static_cast<double>(window);
+  const bool worth_waiting = company_ > 0.25 || ++groups_ % 256 == 0;
   const auto patience = static_cast<std::int64_t>(4 * gap_ns_);
 
   std::size_t n = 0;
@@ -307,6 +303,7 @@ std::size_t Worker::collect(Task* first) noexcept {
     spin_pause();
   }
   found_while_searching();
+  company_ += (static_cast<double>(n - 1) - company_) / 8;
   return n;
 }
 

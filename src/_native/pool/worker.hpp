@@ -87,7 +87,9 @@ class Worker {
   Task* group_[max_group];
   std::size_t grouped_ = 0;
 
-  double gap_ns_ = 0;                     // between submissions, as a running mean
+  // Running means: nanoseconds between submissions, and how many calls came along with one.
+  double gap_ns_ = 0, company_ = 0;
+  std::uint32_t groups_ = 0;
   std::uint64_t last_pushed_ = 0;
   std::int64_t last_group_ = 0;
 

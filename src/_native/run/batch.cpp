@@ -23,7 +23,7 @@ constexpr std::int64_t lagging_ns = 400'000;
 
 class Helper final : public Task {
  public:
-  explicit Helper(Batch* batch) noexcept : batch_(batch) { batch->retain(); }
+  Helper(Batch* batch, Pool* pool) noexcept : batch_(batch), pool_(pool) { batch->retain(); }
 
   void run(Worker& worker) override {
     std::int64_t idle_since = 0;
@@ -44,9 +44,11 @@ class Helper final : public Task {
   ~Helper() override {
     batch_->helper_left();
     batch_->release();
+    pool_->give_helper_place();
   }
 
   Batch* const batch_;
+  Pool* const pool_;
 };
 
 }  // namespace
@@ -75,8 +77,9 @@ void Batch::call_helpers(Pool& pool, std::size_t helpers) noexcept {
   pool_ = &pool;
   if (helpers_.load(std::memory_order_relaxed) >= helpers || ended() || !pool.help_pays()) return;
   while (helpers_.load(std::memory_order_relaxed) < helpers) {
-    Helper* helper = new (std::nothrow) Helper(this);
-    if (helper == nullptr) return;
+    if (!pool.take_helper_place()) return;
+    Helper* helper = new (std::nothrow) Helper(this, &pool);
+    if (helper == nullptr) return pool.give_helper_place();
     helpers_.fetch_add(1, std::memory_order_relaxed);
     if (pool.submit(helper) != Accept::yes) {
       helper->release();

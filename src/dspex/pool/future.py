@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import logging
 import os
+import select
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,59 +31,67 @@ class Future(Handle, _Base):
     `asyncio.wrap_future`. Callbacks run in a thread of their own, in the order in which calls end.
     """
 
-    # concurrent.futures.Future.__init__ is not called: most futures need neither its lock nor its lists.
+    # concurrent.futures.Future.__init__ is not called: most futures need neither its lock nor its lists. What
+    # is needed lies in __dict__: "callbacks" until they have been called; "condition", "waiters" and "told".
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
         """Calls `fn(future)` when the call has ended, at once if it has. What `fn` raises is logged."""
-        with _lock:
-            callbacks = self.__dict__.setdefault("callbacks", [])
-            if callbacks is not None:
-                callbacks.append(fn)
-                if len(callbacks) == 1:
-                    _notifier().expect(self)
-                return
+        if not self.done():
+            with _lock:
+                self._expect(fn)
+            return
         _run(fn, self)
+
+    def _expect(self, fn: Callable[[Any], object]) -> None:
+        """Has the notifier call `fn`. With `_lock` held."""
+        callbacks = self.__dict__.get("callbacks")
+        if callbacks:
+            callbacks.append(fn)
+            return
+        self.__dict__["callbacks"] = [fn]
+        try:
+            _notifier().expect(self)
+        except BaseException:
+            del self.__dict__["callbacks"]
+            raise
 
     def _ended(self) -> None:
         """By the notifier: tells everybody who waits."""
         with _lock:
-            callbacks = self.__dict__.get("callbacks") or []
-            self.__dict__["callbacks"] = None
+            callbacks = self.__dict__.pop("callbacks", [])
         for fn in callbacks:
             _run(fn, self)
 
-    # What concurrent.futures.wait and as_completed look at. For type checkers: the base's.
+    # What concurrent.futures.wait and as_completed look at. They count on a state that changes only under the
+    # condition: once somebody has asked for that, the end shows when it has been told.
     if not TYPE_CHECKING:
 
         @property
         def _state(self) -> str:
-            if self.cancelled():
-                return "CANCELLED_AND_NOTIFIED"
-            return "FINISHED" if self.done() else "RUNNING" if self.running() else "PENDING"
+            if not self.__dict__.get("told", self.done()):
+                return "PENDING"
+            return "CANCELLED_AND_NOTIFIED" if self.cancelled() else "FINISHED"
 
         @property
         def _condition(self) -> threading.Condition:
             with _lock:
-                condition: threading.Condition = self.__dict__.setdefault("condition", threading.Condition())
+                if "condition" not in self.__dict__:
+                    self.__dict__["condition"] = threading.Condition()
+                    self.__dict__["waiters"] = []
+                    self.__dict__["told"] = self.done()
+                    if not self.__dict__["told"]:
+                        self._expect(Future._tell_waiters)
+                condition: threading.Condition = self.__dict__["condition"]
                 return condition
 
         @property
         def _waiters(self) -> list[Any]:
-            with _lock:
-                if "waiters" not in self.__dict__:
-                    self.__dict__["waiters"] = []
-                    # By the notifier even if the call has ended: who waits is put in it only after this.
-                    callbacks = self.__dict__.get("callbacks")
-                    if callbacks:
-                        callbacks.append(Future._tell_waiters)
-                    else:
-                        self.__dict__["callbacks"] = [Future._tell_waiters]
-                        _notifier().expect(self)
-                waiters: list[Any] = self.__dict__["waiters"]
-                return waiters
+            waiters: list[Any] = self.__dict__["waiters"]  # who looks at them holds the condition
+            return waiters
 
     def _tell_waiters(self) -> None:
-        with self._condition:  # held while waiters are put in place
+        with self._condition:
+            self.__dict__["told"] = True
             for waiter in self.__dict__["waiters"]:
                 if self.cancelled():
                     waiter.add_cancelled(self)
@@ -89,6 +99,7 @@ class Future(Handle, _Base):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
+            self._condition.notify_all()
 
     def set_running_or_notify_cancel(self) -> bool:
         raise concurrent.futures.InvalidStateError("the pool alone runs this future")
@@ -100,13 +111,14 @@ class Future(Handle, _Base):
         raise concurrent.futures.InvalidStateError("the pool alone sets the exception")
 
     def __repr__(self) -> str:
-        return f"<dspex.pool.Future {self._state.lower()}>"
+        ended = "cancelled" if self.cancelled() else "ended"
+        return f"<dspex.pool.Future {ended if self.done() else 'running' if self.running() else 'waiting'}>"
 
 
 def _run(fn: Callable[[Any], object], future: Future) -> None:
     try:
         fn(future)
-    except Exception:
+    except BaseException:  # whatever it is, the others are told
         _log.exception("a callback of %r failed", future)
 
 
@@ -114,24 +126,31 @@ class _Notifier:
     """Waits for ended futures that have callbacks, in a thread that is there only while there are some."""
 
     def __init__(self) -> None:
-        self._reading, writing = os.pipe()
-        os.set_blocking(writing, False)
+        self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
-        self._box = LoopBox(writing)
+        os.set_blocking(self._writing, False)
+        self._box = LoopBox(os.dup(self._writing))
         self._outstanding = 0
-        self._running = False
+        self._running = self._leaving = False
 
     def expect(self, future: Future) -> None:
         """With `_lock` held."""
-        self._outstanding += 1
         if not self._running:
             self._running = True
-            threading.Thread(target=self._run, name="dspex-notifier").start()
+            try:
+                threading.Thread(target=self._run, name="dspex-notifier").start()
+            except BaseException:
+                self._running = False
+                raise
+        self._outstanding += 1
         future._listen(self._box)
 
-    def _run(self) -> None:
-        import select
+    def leave(self) -> None:
+        """The interpreter waits for the thread: it need not wait for calls that nobody waits for."""
+        self._leaving = True
+        os.write(self._writing, b"x")
 
+    def _run(self) -> None:
         poller = select.poll()
         poller.register(self._reading, select.POLLIN)
         while True:
@@ -142,8 +161,8 @@ class _Notifier:
                 future._ended()
             with _lock:
                 self._outstanding -= len(ended)
-                if not ended and self._outstanding == 0:
-                    self._running = False
+                if self._leaving or (not ended and self._outstanding == 0):
+                    self._running = self._leaving = False
                     return
 
 
@@ -164,4 +183,11 @@ def _after_fork() -> None:
     _lock, _the_notifier = threading.Lock(), None  # the thread is the parent's
 
 
+def _at_shutdown() -> None:
+    if _the_notifier is not None:
+        _the_notifier.leave()
+
+
 os.register_at_fork(after_in_child=_after_fork)
+# As concurrent.futures does it: before the interpreter waits for its threads. There is no public way.
+getattr(threading, "_register_atexit", atexit.register)(_at_shutdown)

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from dspex._pool import PoolCore, StrandCore
+from dspex._pool import PoolCore, StrandCore, _let_orphans_go
 from dspex.errors import ConfigError, DspexError, InputError
 from dspex.pool.future import Future
-from dspex.pool.loops import box_of
+from dspex.pool.loops import reader_of
 from dspex.pool.session import Session, SessionStore
 from dspex.pool.settings import PoolSettings
 from dspex.pool.stats import Durations, PoolStats, WorkerStats
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from dspex._core import Predictor, Result
 
 __all__ = ["Pool", "close_default_pool", "default_pool"]
-
-_FIRST_NAP, _LONGEST_NAP = 50e-6, 2e-3  # while an event loop waits for room
 
 
 class Pool(PoolCore):
@@ -46,9 +44,15 @@ class Pool(PoolCore):
     def __init__(self, settings: PoolSettings | None = None, **keywords: Any) -> None:
         if settings is not None and keywords:
             raise ConfigError("give settings or keywords, not both", field=next(iter(keywords)))
+        if settings is not None and not isinstance(settings, PoolSettings):
+            raise ConfigError(
+                f"settings are a {type(settings).__name__}",
+                field="settings",
+                hint="Give PoolSettings, or its fields as keywords",
+            )
         self.settings = PoolSettings.of(keywords) if settings is None else settings
         self._sessions = SessionStore(self.settings.session_ttl)
-        self._admin = threading.Lock()
+        self._admin = threading.RLock()  # a signal's handler may close it while it is closed
         self._closed = False
         own = self.settings
         self._open(
@@ -115,37 +119,20 @@ class Pool(PoolCore):
             As `submit`, and as `Future.result`.
         """
         loop = asyncio.get_running_loop()
+        reader = reader_of(loop)
         waiter = loop.create_future()
-        handle = self._submit_async(program, inputs, timeout, strand, box_of(loop), waiter)
-        if handle is None:
-            handle = await self._when_there_is_room(loop, program, inputs, timeout, strand, waiter)
+        handle = self._prepare(program, inputs, timeout, reader.box, waiter)
+        reader.submit(self, strand, handle)
+        alarm = None if timeout is None else loop.call_later(max(timeout, 0), handle._expire)
         try:
             result: Result = await waiter
         except asyncio.CancelledError:
             handle.cancel()
             raise
+        finally:
+            if alarm is not None:
+                alarm.cancel()
         return result
-
-    async def _when_there_is_room(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        program: Predictor,
-        inputs: Mapping[str, Any],
-        timeout: float | None,
-        strand: StrandCore | None,
-        waiter: asyncio.Future[Any],
-    ) -> Any:
-        end = math.inf if timeout is None else loop.time() + timeout
-        nap = _FIRST_NAP
-        while True:
-            await asyncio.sleep(nap)
-            nap = min(2 * nap, _LONGEST_NAP)
-            left = None if timeout is None else end - loop.time()
-            handle = self._submit_async(program, inputs, left, strand, box_of(loop), waiter)
-            if handle is not None:
-                return handle
-            if left is not None and left <= 0:
-                raise self._saturated()
 
     async def amap(
         self,
@@ -217,6 +204,8 @@ class Pool(PoolCore):
         Returns:
             Whether all of it has ended within `timeout` seconds.
         """
+        if self._is_stale:
+            raise self._not_open()
         self._refuse()
         return self._drain(math.inf if timeout is None else timeout)
 
@@ -227,14 +216,17 @@ class Pool(PoolCore):
         Returns:
             Whether everything that was accepted has been run.
         """
+        if self._is_stale:  # its threads, and whoever holds its lock, are the parent's
+            return True
         with self._admin:
-            if self._closed or self._is_stale:
+            if self._closed:
                 return True
             drained = self.drain(timeout)
             self._sessions.close()
             self._stop()
             self._closed = True
-            return drained
+        _let_orphans_go()
+        return drained
 
     @property
     def closed(self) -> bool:

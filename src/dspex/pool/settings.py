@@ -40,7 +40,7 @@ class PoolSettings:
         spin: seconds that a worker without work, and a caller without a result, look for it before sleeping.
         idle_timeout: seconds after which an idle overflow worker goes.
         window: seconds, 0 to 500e-6, for which a worker waits for more calls to run together with one it has
-            taken; not used while calls come more seldom than that. 0: never.
+            taken; not where calls have come alone of late. 0: never.
         max_batch: most calls that are run together.
         session_ttl: seconds after its last call that a session is kept.
         pin: give each worker a CPU of its own.
