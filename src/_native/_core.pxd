@@ -42,23 +42,31 @@ cdef class Result:
     cdef dict _values(self)
 
 
-cdef class Predictor:
-    cdef ModelView view
-    cdef _Answers answers
-    cdef Answerer answerer           # over the two
+cdef class InputReader:
     cdef tuple names
     cdef uint8_t* kinds
     cdef size_t* widths
     cdef Py_ssize_t n_inputs
     cdef size_t n_texts
-    cdef const float* dense_mean
+    cdef const float* dense_mean     # [dense width]
     cdef const float* dense_scale
-    cdef readonly object route
-    cdef tuple keep                  # owners of the buffers
 
     # Reads one mapping; False when it does not fit the signature. The texts read so far are kept alive by
     # owners [n_texts], whether or not it fits: release_texts. dense: [dense width], standardised.
     cdef bint _read(self, object inputs, TextView* texts, PyObject** owners, float* dense) except -1
+    cdef bint _read_number(self, object value, uint8_t kind, float* dense, size_t at) except -1
+    cdef bint _put(self, double x, float* dense, size_t at) noexcept
+    cdef bint _read_vector(self, object value, float* dense, size_t at, size_t width) except -1
+    cdef _bind_inputs(self, inputs)
+
+
+cdef class Predictor(InputReader):
+    cdef ModelView view
+    cdef _Answers answers
+    cdef Answerer answerer           # over the two
+    cdef readonly object route
+    cdef tuple keep                  # owners of the buffers
+
     # A result with a copy of the floats of an answer.
     cdef Result _result(self, const float* answer)
     cdef Result _predict(self, object inputs, object row)
@@ -66,11 +74,7 @@ cdef class Predictor:
 
     cdef bint _score(self, const Answerer* answerer, object inputs, float* sums, float* dense, float* out) except -1
     cdef list _inside(self, inputs)
-    cdef bint _read_number(self, object value, uint8_t kind, float* dense, size_t at) except -1
-    cdef bint _put(self, double x, float* dense, size_t at) noexcept
-    cdef bint _read_vector(self, object value, float* dense, size_t at, size_t width) except -1
     cdef list _visited(self, str text, size_t field, bint unfold)
-    cdef _bind_inputs(self, inputs)
     cdef _bind_arrays(self, arrays)
     cdef _require_bound(self)
 

@@ -96,10 +96,11 @@ class Program(_core.Predictor):
         """Answers one call without holding up the event loop: short texts at once, which takes a microsecond
         or two, longer ones on the pool, see `dspex.default_pool`.
         """
-        if sum(len(v) for v in inputs.values() if isinstance(v, str)) > _LONG:
-            from .pool.pool import default_pool
+        for value in inputs.values():
+            if isinstance(value, str) and len(value) > _LONG:
+                from .pool.pool import default_pool
 
-            return await default_pool().acall(self, inputs)
+                return await default_pool().acall(self, inputs)
         return self.predict(inputs)
 
     def with_route(self, route: Route) -> Program:

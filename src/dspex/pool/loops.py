@@ -8,7 +8,8 @@ import os
 import threading
 import weakref
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dspex._pool import LoopBox
 
@@ -22,31 +23,38 @@ _FIRST_NAP, _LONGEST_NAP = 50e-6, 2e-3  # seconds between two looks whether ther
 
 _lock = threading.Lock()
 _unread: list[LoopBox] = []
+_latest = threading.local()
 _readers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Reader] = weakref.WeakKeyDictionary()
 
 
 class _Line:
     """Calls of one loop that wait, in their order, until a pool, or a session, has room."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool, strand: StrandCore | None) -> None:
-        self.waiting: deque[Handle] = deque()
-        self._loop, self._pool, self._strand = loop, pool, strand
+    def __init__(self, reader: _Reader, pool: Pool, strand: StrandCore | None) -> None:
+        self._waiting: deque[Handle] = deque()
+        self._reader, self._pool, self._strand = reader, pool, strand
         self._nap = _FIRST_NAP
 
     def add(self, handle: Handle) -> None:
-        self.waiting.append(handle)
-        if len(self.waiting) == 1:
+        """Submits the call as soon as those before it have been submitted, and there is room."""
+        if not self._waiting:
+            if self._pool._try(handle, self._strand):
+                return
+            self._reader.lines_waiting += 1
             self._nap = _FIRST_NAP
-            self._loop.call_later(self._nap, self._look)
+            self._reader.later(self._nap, self._look)
+        self._waiting.append(handle)
 
     def _look(self) -> None:
-        before = len(self.waiting)
-        while self.waiting and (self.waiting[0].done() or self._pool._try(self.waiting[0], self._strand)):
-            self.waiting.popleft()
-        if self.waiting:
-            moved = len(self.waiting) < before
+        before = len(self._waiting)
+        while self._waiting and (self._waiting[0].done() or self._pool._try(self._waiting[0], self._strand)):
+            self._waiting.popleft()
+        if self._waiting:
+            moved = len(self._waiting) < before
             self._nap = _FIRST_NAP if moved else min(2 * self._nap, _LONGEST_NAP)
-            self._loop.call_later(self._nap, self._look)
+            self._reader.later(self._nap, self._look)
+        else:
+            self._reader.lines_waiting -= 1
 
 
 class _Reader:
@@ -61,7 +69,7 @@ class _Reader:
             os.set_blocking(self._fd, False)
             os.set_blocking(writing, False)
         self.box = LoopBox(writing)
-        self.pid = os.getpid()
+        self.lines_waiting = 0
         self._loop = weakref.ref(loop)
         self._lines: weakref.WeakKeyDictionary[Pool | StrandCore, _Line] = weakref.WeakKeyDictionary()
         loop.add_reader(self._fd, self._read)
@@ -72,26 +80,33 @@ class _Reader:
             os.read(self._fd, 4096)
         self.box.deliver()
 
-    def submit(self, pool: Pool, strand: StrandCore | None, handle: Handle) -> None:
-        """Hands the call over, or lets it wait for room behind others. Its outcome tells of refusals."""
-        line = self._lines.get(pool if strand is None else strand) if self._lines else None
-        if line is not None and line.waiting:
-            line.add(handle)
-        elif not pool._try(handle, strand):
-            loop = self._loop()
-            assert loop is not None  # it runs
-            if line is None:
-                line = self._lines[pool if strand is None else strand] = _Line(loop, pool, strand)
-            line.add(handle)
+    def stand_in_line(self, pool: Pool, strand: StrandCore | None, handle: Handle) -> None:
+        """Submits the call when there is room, behind those that wait. Its outcome tells of refusals."""
+        place = pool if strand is None else strand
+        line = self._lines.get(place)
+        if line is None:
+            line = self._lines[place] = _Line(self, pool, strand)
+        line.add(handle)
+
+    def later(self, seconds: float, fn: Callable[[], None]) -> None:
+        """Calls `fn` on the loop."""
+        loop = self._loop()
+        assert loop is not None  # it runs
+        loop.call_later(seconds, fn)
 
 
 def reader_of(loop: asyncio.AbstractEventLoop) -> _Reader:
     """The loop's reader, made on first use in the loop's own thread."""
-    reader = _readers.get(loop)
-    if reader is None or reader.pid != os.getpid():
-        with _lock:
+    # A thread's loop seldom changes, and a weak dictionary is slow.
+    latest: tuple[Any, _Reader] | None = getattr(_latest, "of", None)
+    if latest is not None and latest[0]() is loop:
+        return latest[1]
+    with _lock:
+        reader = _readers.get(loop)
+        if reader is None:
             _let_go_of_closed_loops()
             reader = _readers[loop] = _Reader(loop)
+    _latest.of = (weakref.ref(loop), reader)
     return reader
 
 
@@ -108,8 +123,10 @@ def _let_go_of_closed_loops() -> None:
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global _latest, _lock
+    _latest, _lock = threading.local(), threading.Lock()
+    _readers.clear()  # their loops are the parent's
+    _unread.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
