@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,8 +30,7 @@ class Dspex(Peer):
         import dspex
 
         self.program = dspex.fit(SIGNATURES[self.task], rows, **self.settings)
-        parameters = inspect.signature(self.program.batch).parameters
-        self.one_thread = {"threads": 1} if "threads" in parameters else {}
+        self.one_core = dspex.Pool(size=1)  # as the peers; benchmarks.pool shows what more cores bring
 
     def predict_one(self, inputs: Mapping[str, Any]) -> Any:
         return self.program.predict(inputs)["label"]
@@ -42,7 +40,7 @@ class Dspex(Peer):
         return predict
 
     def predict_many(self, texts: Sequence[str]) -> list[Any]:
-        results = self.program.batch([{"text": text} for text in texts], **self.one_thread)
+        results = self.program.batch([{"text": text} for text in texts], pool=self.one_core)
         return [result["label"] for result in results]
 
     def probabilities(self, texts: Sequence[str]) -> Floats | None:
