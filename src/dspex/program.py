@@ -75,14 +75,10 @@ class Program(_core.Predictor):
         return checked_rows(rows, program=self.id), check_on_error(on_error)
 
     def _check_pool(self, pool: Any) -> None:
-        try:
-            if pool._is_open:
-                return
-        except AttributeError:
-            raise ConfigError(
-                f"pool is a {type(pool).__name__}, not a Pool", field="pool", program=self.id
-            ) from None
-        pool._require_open()
+        if not hasattr(type(pool), "_is_open"):  # isinstance would need an import, on every batch
+            raise ConfigError(f"pool is a {type(pool).__name__}, not a Pool", field="pool", program=self.id)
+        if not pool._is_open:
+            pool._require_open()
 
     def _batch_on_pool(
         self, rows: tuple[Any, ...], results: list[Any], collect: bool, progress: Any, pool: Pool | None

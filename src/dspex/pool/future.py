@@ -131,7 +131,7 @@ class _Notifier:
         os.set_blocking(self._writing, False)
         self._box = LoopBox(os.dup(self._writing))
         self._outstanding = 0
-        self._running = self._leaving = False
+        self._running = self._at_exit = False
 
     def expect(self, future: Future) -> None:
         """With `_lock` held."""
@@ -145,9 +145,9 @@ class _Notifier:
         self._outstanding += 1
         future._listen(self._box)
 
-    def leave(self) -> None:
-        """The interpreter waits for the thread: it need not wait for calls that nobody waits for."""
-        self._leaving = True
+    def leave_when_alone(self) -> None:
+        """The interpreter is about to wait for its threads: this one stays for the others only."""
+        self._at_exit = True
         os.write(self._writing, b"x")
 
     def _run(self) -> None:
@@ -161,9 +161,15 @@ class _Notifier:
                 future._ended()
             with _lock:
                 self._outstanding -= len(ended)
-                if self._leaving or (not ended and self._outstanding == 0):
-                    self._running = self._leaving = False
+                if (not ended and self._outstanding == 0) or (self._at_exit and _alone()):
+                    self._running = False
                     return
+
+
+def _alone() -> bool:
+    """Whether no other thread keeps the interpreter; the main one is at its end."""
+    mine = (threading.current_thread(), threading.main_thread())
+    return all(thread.daemon or thread in mine for thread in threading.enumerate())
 
 
 _lock = threading.Lock()
@@ -185,7 +191,7 @@ def _after_fork() -> None:
 
 def _at_shutdown() -> None:
     if _the_notifier is not None:
-        _the_notifier.leave()
+        _the_notifier.leave_when_alone()
 
 
 os.register_at_fork(after_in_child=_after_fork)

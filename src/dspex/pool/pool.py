@@ -127,7 +127,7 @@ class Pool(PoolCore):
         alarm = None if timeout is None else loop.call_later(max(timeout, 0), handle._expire)
         try:
             result: Result = await waiter
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter when the loop is closed under it
             handle.cancel()
             raise
         finally:
