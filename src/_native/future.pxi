@@ -305,7 +305,7 @@ cdef class LoopBox:
         cdef Task* next
         cdef list handles = []
         while task != NULL:
-            next = task.next
+            next = task.next_letter
             handles.append(<object>task.owner)
             Py_DECREF(<object>task.owner)
             task.release()

@@ -43,7 +43,7 @@ cdef extern from "pool/task.hpp" namespace "dspex" nogil:
         int64_t deadline                # now_ns
         uint64_t submitted              # ticks
         exception_ptr error
-        Task* next
+        Task* next_letter               # in a mailbox
         void* owner
     unsigned close_looks "dspex::Task::close_looks"
 

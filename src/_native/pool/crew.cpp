@@ -24,10 +24,13 @@ void Pool::start_worker(std::size_t index) {
   if (error != 0) {
     worker.active_.store(false, std::memory_order_seq_cst);
     active_.fetch_sub(1, std::memory_order_relaxed);
+    reroute(worker.pinned_.take_all());  // who saw it active may have left a strand there
     throw std::system_error(error, std::generic_category(), "a worker thread could not be started");
   }
   worker.joinable_ = true;
   ++started_;
+  for (const auto& place : places_)  // strands of workers that are gone, if nobody was there to take them
+    if (place != nullptr && !place->active_.load(std::memory_order_seq_cst)) reroute(place->pinned_.take_all());
 }
 
 // One more worker when all are busy and more tasks wait than there are workers; not two within grow_ns.
@@ -47,9 +50,6 @@ void Pool::grow() noexcept {
     } catch (...) {  // no thread now; the next submission tries again
       return;
     }
-    if (active == 0)  // nobody could take them
-      for (const auto& place : places_)
-        if (place != nullptr && place->index() != i) reroute(place->pinned_.take_all());
     return;
   }
 }

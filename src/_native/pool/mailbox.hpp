@@ -40,7 +40,7 @@ class Mailbox {
  private:
   ~Mailbox() { ::close(fd_); }
 
-  TakeAllStack<Task, &Task::next> letters_;
+  TakeAllStack<Task, &Task::next_letter> letters_;
   std::atomic<std::uint32_t> refs_{1};
   const int fd_;
 };

@@ -92,9 +92,12 @@ Accept Pool::submit(Task* task) noexcept {
 
 Accept Pool::submit(Strand& strand, Task* task) noexcept {
   if (const Accept no = refusal(); no != Accept::yes) return no;
+  strand_accepted_.fetch_add(1, std::memory_order_relaxed);  // before it can end: see drain
   const Strand::Push push = strand.push(task, options_.capacity);
-  if (push == Strand::Push::full) return Accept::full;
-  strand_accepted_.fetch_add(1, std::memory_order_relaxed);
+  if (push == Strand::Push::full) {
+    strand_accepted_.fetch_sub(1, std::memory_order_relaxed);
+    return Accept::full;
+  }
   if (push == Strand::Push::first) {
     strand.retain();
     schedule(&strand);
@@ -242,7 +245,8 @@ std::uint64_t Pool::ended() const noexcept {
 bool Pool::drain(std::int64_t deadline) noexcept {
   Word alarm{0};
   for (std::int64_t pause = 1'000;; pause = std::min<std::int64_t>(2 * pause, 1'000'000)) {
-    if (ended() >= accepted()) return true;
+    const std::uint64_t over = ended();  // first: what is accepted later than this cannot be among it
+    if (over >= accepted()) return true;
     const std::int64_t now = now_ns();
     if (now >= deadline) return false;
     futex_wait(alarm, 0, std::min(deadline, now + pause));

@@ -59,7 +59,8 @@ class Task {
   std::int64_t deadline = never;          // now_ns; work that comes later than this is not begun
   std::uint64_t submitted = 0;            // ticks, or 0 when it is not measured
   std::exception_ptr error;               // what `run` threw
-  Task* next = nullptr;                   // in a mailbox or a strand
+  Task* next = nullptr;                   // in a strand
+  Task* next_letter = nullptr;            // in a mailbox, perhaps while the strand still has it
   void* owner = nullptr;                  // by which the mailbox's reader knows it
 
  protected:

@@ -154,8 +154,8 @@ void Worker::found_while_searching() noexcept {
 // --- running it
 
 void Worker::let_others_run() {
-  if (interrupted_.task != nullptr) return;  // it is such a one itself
-  interrupted_ = current_;
+  if (interrupted_.task != nullptr || grouped_ != 0) return;  // it is such a one itself, or one of a group
+  interrupted_ = std::exchange(current_, {});
   Work work;
   for (int i = 0; i < 64 && find(work); ++i) execute(work);
   current_ = std::exchange(interrupted_, {});
@@ -228,8 +228,14 @@ void Worker::bury() noexcept {
   current_ = interrupted_ = {};
   for (std::size_t i = 0; i < grouped_; ++i)
     if (Task* task = std::exchange(group_[i], nullptr)) {
-      task->begin();  // those after the one that died had not
-      end(task, Phase::lost);
+      // Those after the one that died had not begun, and may have been cancelled meanwhile.
+      if (task->begin() || task->phase() == Phase::running) {
+        end(task, Phase::lost);
+      } else {
+        count(counters_.cancelled);
+        count(counters_.ended);
+        task->release();
+      }
     }
   grouped_ = 0;
 }

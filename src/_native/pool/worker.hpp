@@ -68,7 +68,8 @@ class Worker {
   void give_back_strands() noexcept;  // from ready_ to pinned_
   WorkerCounts counts() const noexcept;
   void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) noexcept {
-    counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
+    // Release, with the acquire in Pool::ended: a drained pool has done all that it was given.
+    counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_release);
   }
 
   Pool& pool_;

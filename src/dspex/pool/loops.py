@@ -31,30 +31,21 @@ class _Line:
     """Calls of one loop that wait, in their order, until a pool, or a session, has room."""
 
     def __init__(self, reader: _Reader, pool: Pool, strand: StrandCore | None) -> None:
-        self._waiting: deque[Handle] = deque()
+        self.waiting: deque[Handle] = deque()
         self._reader, self._pool, self._strand = reader, pool, strand
         self._nap = _FIRST_NAP
-
-    def add(self, handle: Handle) -> None:
-        """Submits the call as soon as those before it have been submitted, and there is room."""
-        if not self._waiting:
-            if self._pool._try(handle, self._strand):
-                return
-            self._reader.lines_waiting += 1
-            self._nap = _FIRST_NAP
-            self._reader.later(self._nap, self._look)
-        self._waiting.append(handle)
+        reader.later(self._nap, self._look)
 
     def _look(self) -> None:
-        before = len(self._waiting)
-        while self._waiting and (self._waiting[0].done() or self._pool._try(self._waiting[0], self._strand)):
-            self._waiting.popleft()
-        if self._waiting:
-            moved = len(self._waiting) < before
+        before = len(self.waiting)
+        while self.waiting and (self.waiting[0].done() or self._pool._try(self.waiting[0], self._strand)):
+            self.waiting.popleft()
+        if self.waiting:
+            moved = len(self.waiting) < before
             self._nap = _FIRST_NAP if moved else min(2 * self._nap, _LONGEST_NAP)
             self._reader.later(self._nap, self._look)
         else:
-            self._reader.lines_waiting -= 1
+            del self._reader.lines[self._pool if self._strand is None else self._strand]
 
 
 class _Reader:
@@ -69,9 +60,8 @@ class _Reader:
             os.set_blocking(self._fd, False)
             os.set_blocking(writing, False)
         self.box = LoopBox(writing)
-        self.lines_waiting = 0
+        self.lines: dict[Pool | StrandCore, _Line] = {}  # only those where somebody waits
         self._loop = weakref.ref(loop)
-        self._lines: weakref.WeakKeyDictionary[Pool | StrandCore, _Line] = weakref.WeakKeyDictionary()
         loop.add_reader(self._fd, self._read)
         weakref.finalize(self, os.close, self._fd)
 
@@ -83,10 +73,19 @@ class _Reader:
     def stand_in_line(self, pool: Pool, strand: StrandCore | None, handle: Handle) -> None:
         """Submits the call when there is room, behind those that wait. Its outcome tells of refusals."""
         place = pool if strand is None else strand
-        line = self._lines.get(place)
+        line = self.lines.get(place)
         if line is None:
-            line = self._lines[place] = _Line(self, pool, strand)
-        line.add(handle)
+            if pool._try(handle, strand):
+                return
+            line = self.lines[place] = _Line(self, pool, strand)
+        line.waiting.append(handle)
+
+    def drop_lines(self) -> None:
+        """Ends the calls that stand in line: their loop is closed."""
+        for line in self.lines.values():
+            while line.waiting:
+                line.waiting.popleft().cancel()
+        self.lines.clear()
 
     def later(self, seconds: float, fn: Callable[[], None]) -> None:
         """Calls `fn` on the loop."""
@@ -114,6 +113,7 @@ def _let_go_of_closed_loops() -> None:
     """What ends after its loop was closed is dropped; the box is kept until nothing more can come."""
     for loop, reader in list(_readers.items()):
         if loop.is_closed():
+            reader.drop_lines()
             _unread.append(reader.box)
             del _readers[loop]
     for box in list(_unread):

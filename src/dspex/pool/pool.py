@@ -122,7 +122,7 @@ class Pool(PoolCore):
         reader = reader_of(loop)
         waiter = loop.create_future()
         handle = self._prepare(program, inputs, timeout, reader.box, waiter)
-        if reader.lines_waiting or not self._try(handle, strand):
+        if reader.lines or not self._try(handle, strand):
             reader.stand_in_line(self, strand, handle)
         alarm = None if timeout is None else loop.call_later(max(timeout, 0), handle._expire)
         try:
