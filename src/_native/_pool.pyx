@@ -188,7 +188,7 @@ cdef class PoolCore:
             elif accept != Accept.full:
                 raise self._not_open()
             elif not on_loop or self.policy == "reject":
-                raise self._saturated()
+                raise self._saturated(strand)
             return taken
         finally:
             if not taken:
@@ -211,9 +211,10 @@ cdef class PoolCore:
                     break
         return accept
 
-    def _saturated(self):
+    def _saturated(self, StrandCore strand):
         self.pool.count_rejected()
-        return errors.PoolSaturated("the pool is full", retry_after=self._retry_after(),
+        return errors.PoolSaturated("the pool is full" if strand is None else "the session has too many calls waiting",
+                                    retry_after=self._retry_after(strand),
                                     hint="Try again later, or give the pool more capacity or workers")
 
     def _not_open(self):
@@ -221,13 +222,17 @@ cdef class PoolCore:
             return _of_another_process()
         return errors.ResourceError("the pool is closed", retryable=False, hint="Make a new one")
 
-    def _retry_after(self):
-        """Seconds until what waits now will have been run, from the measured service times; at least 1 ms."""
+    def _retry_after(self, StrandCore strand):
+        """Seconds until what waits now will have been run, from the measured service times; at least 1 ms. A
+        session's calls run one at a time.
+        """
         cdef PoolStats stats = self.pool.stats()
         cdef uint64_t served = 0
         for i in range(stats.service.size()):
             served += stats.service[i]
         mean = stats.counts.busy_ticks * stats.ns_per_tick / served / 1e9 if served else 0.0
+        if strand is not None:
+            return max(0.001, mean * strand.strand.pending())
         return max(0.001, mean * stats.queued / max(1, stats.workers))
 
     # --- the rest

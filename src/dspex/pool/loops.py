@@ -63,7 +63,8 @@ class _Reader:
         self.lines: dict[Pool | StrandCore, _Line] = {}  # only those where somebody waits
         self._loop = weakref.ref(loop)
         loop.add_reader(self._fd, self._read)
-        weakref.finalize(self, os.close, self._fd)
+        # Not at the interpreter's exit: a loop in another thread may still read.
+        weakref.finalize(self, os.close, self._fd).atexit = False
 
     def _read(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import collections
+import contextlib
 import math
 import os
 import threading
@@ -155,17 +156,34 @@ class Pool(PoolCore):
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise ConfigError(f"concurrency is {concurrency!r}", field="concurrency", hint="Give 1 or more")
         under_way: collections.deque[asyncio.Task[Result]] = collections.deque()
-        try:
-            async for row in _each(rows):
-                under_way.append(asyncio.ensure_future(self.acall(program, row, timeout=timeout)))
-                if len(under_way) >= concurrency:
-                    yield await under_way.popleft()
-            while under_way:
-                yield await under_way.popleft()
-        finally:
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+        coming: asyncio.Future[Any] | None = None
+        more = True
+        async with contextlib.aclosing(_Source(rows)) as source:
+            try:
+                while more or under_way:
+                    # Results that are there are not held back while the source is slow.
+                    while under_way and (not more or len(under_way) >= concurrency or under_way[0].done()):
+                        yield await under_way.popleft()
+                    if not more:
+                        break
+                    if coming is None:
+                        coming = source.next()
+                    if not coming.done():
+                        await asyncio.wait(
+                            {coming, *list(under_way)[:1]}, return_when=asyncio.FIRST_COMPLETED
+                        )
+                    if coming.done():
+                        row, coming = coming.result(), None
+                        if row is _Source.END:
+                            more = False
+                        else:
+                            call = self.acall(program, row, timeout=timeout)
+                            under_way.append(asyncio.ensure_future(call))
+            finally:
+                tasks = [*under_way, *([] if coming is None else [coming])]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
 
     def session(self, session_id: str, *, ttl: float | None = None) -> Session:
         """The session of that id, made on first use: its calls stay in order, on one worker.
@@ -176,7 +194,7 @@ class Pool(PoolCore):
 
         Raises:
             InputError: the id is not a string, or is empty.
-            ConfigError: the ttl is not a positive number.
+            ConfigError: the ttl is not a number of seconds.
             ResourceError: the pool is closed.
         """
         self._require_open()
@@ -219,13 +237,12 @@ class Pool(PoolCore):
         """
         if self._is_stale:  # its threads, and whoever holds its lock, are the parent's
             return True
+        drained = self.drain(timeout)
         with self._admin:
-            if self._closed:
-                return True
-            drained = self.drain(timeout)
-            self._sessions.close()
-            self._stop()
-            self._closed = True
+            if not self._closed:
+                self._sessions.close()
+                self._stop()
+                self._closed = True
         _let_orphans_go()
         return drained
 
@@ -273,13 +290,27 @@ class Pool(PoolCore):
         return f"<dspex.Pool of {self.workers} workers, {self.queued} tasks waiting>"
 
 
-async def _each(rows: Any) -> AsyncIterator[Any]:
-    if hasattr(rows, "__aiter__"):
-        async for row in rows:
-            yield row
-    else:
-        for row in checked_rows(rows, listed=False):
-            yield row
+class _Source:
+    """The rows of a stream, or of a plain iterable, one at a time."""
+
+    END: Any = object()
+
+    def __init__(self, rows: Any) -> None:
+        self._stream: Any = aiter(rows) if hasattr(rows, "__aiter__") else None
+        self._rows = iter(()) if self._stream is not None else iter(checked_rows(rows, listed=False))
+
+    def next(self) -> asyncio.Future[Any]:
+        """The next row, or END."""
+        if self._stream is not None:
+            return asyncio.ensure_future(anext(self._stream, self.END))
+        future = asyncio.get_running_loop().create_future()
+        future.set_result(next(self._rows, self.END))
+        return future
+
+    async def aclose(self) -> None:
+        """Closes a stream that can be closed: who made it gets to its `finally`."""
+        if hasattr(self._stream, "aclose"):
+            await self._stream.aclose()
 
 
 def checked_rows(rows: Any, *, listed: bool = True, program: str | None = None) -> Any:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dspex.errors import ConfigError, InputError, ResourceError
+from dspex.errors import InputError, ResourceError
+from dspex.pool.settings import MAX_TTL, check_seconds
 
 if TYPE_CHECKING:
     from dspex._core import Predictor, Result
@@ -108,7 +109,7 @@ class SessionStore:
 
         Raises:
             InputError: the id is not a string, or is empty.
-            ConfigError: the time to live is not a positive number.
+            ConfigError: the time to live is not a number of seconds.
         """
         if not isinstance(session_id, str) or not session_id:
             raise InputError(
@@ -116,8 +117,8 @@ class SessionStore:
                 field="session",
                 hint="For instance a user's id",
             )
-        if ttl is not None and not (isinstance(ttl, (int, float)) and ttl > 0):
-            raise ConfigError(f"a session lives some seconds, not {ttl!r}", field="ttl")
+        if ttl is not None:
+            check_seconds("ttl", ttl, MAX_TTL)
         now = time.monotonic()
         with self._lock:
             self._sweep(now, force=False)
@@ -133,6 +134,7 @@ class SessionStore:
                 self._created += 1
             elif ttl is not None:
                 session._ttl = ttl
+            session._used = now  # who asked for it has time to use it
             return session
 
     def sweep(self) -> int:

@@ -16,6 +16,7 @@ __all__ = ["Policy", "PoolSettings", "available_cpus"]
 Policy = Literal["block", "reject", "caller_runs"]
 
 _MAX_CAPACITY = 1 << 28  # 4 GiB of places
+MAX_TTL = 1e9  # seconds
 
 
 def available_cpus() -> int:
@@ -75,10 +76,10 @@ class PoolSettings:
             )
         _whole("capacity", self.capacity, _MAX_CAPACITY)
         _whole("max_batch", self.max_batch, 256)
-        _seconds("spin", self.spin, 1.0)
-        _seconds("idle_timeout", self.idle_timeout, 1e6)
-        _seconds("window", self.window, 500e-6)
-        _seconds("session_ttl", self.session_ttl, 1e9)
+        check_seconds("spin", self.spin, 1.0)
+        check_seconds("idle_timeout", self.idle_timeout, 1e6)
+        check_seconds("window", self.window, 500e-6)
+        check_seconds("session_ttl", self.session_ttl, MAX_TTL)
         if self.policy not in get_args(Policy):
             raise ConfigError(
                 f"unknown policy {self.policy!r}",
@@ -121,7 +122,8 @@ def _whole(name: str, value: Any, most: int) -> None:
         raise ConfigError(f"{name} is {value}", field=name, hint=f"Give 1 to {most}")
 
 
-def _seconds(name: str, value: Any, most: float) -> None:
+def check_seconds(name: str, value: Any, most: float) -> None:
+    """Raises ConfigError for what is no number of seconds in [0, most]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} is a number of seconds, not {value!r}", field=name)
     if math.isnan(value) or not 0 <= value <= most:
