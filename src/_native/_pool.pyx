@@ -211,7 +211,7 @@ cdef class PoolCore:
                     break
         return accept
 
-    def _saturated(self, StrandCore strand):
+    def _saturated(self, StrandCore strand=None):
         self.pool.count_rejected()
         return errors.PoolSaturated("the pool is full" if strand is None else "the session has too many calls waiting",
                                     retry_after=self._retry_after(strand),
