@@ -287,7 +287,8 @@ PoolStats Pool::stats() const {
   stats.wait.resize(Histogram::buckets);
   stats.service.resize(Histogram::buckets);
   stats.ns_per_tick = rate_.ns_per_tick();
-  std::lock_guard lock(crew_);
+  // In a forked child whoever held the mutex is not there.
+  const auto lock = stale() ? std::unique_lock<std::mutex>() : std::unique_lock(crew_);
   stats.started = started_;
   stats.retired = retired_;
   stats.deaths = deaths_;

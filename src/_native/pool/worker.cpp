@@ -238,6 +238,8 @@ void Worker::bury() noexcept {
       }
     }
   grouped_ = 0;
+  if (Task* task = std::exchange(alone_, nullptr))
+    if (may_begin(task)) end(task, Phase::lost);
 }
 
 void Worker::give_back_strands() noexcept {
@@ -299,6 +301,10 @@ std::size_t Worker::collect(Task* first) noexcept {
   std::int64_t latest = begin;
   for (bool stolen = false; n < most;) {
     if (Task* task = pool_.take_from_lanes(index_, stolen)) {
+      if (!task->batchable()) {  // it may be long, and the group is told when all of it has run
+        alone_ = task;
+        break;
+      }
       group_[n++] = task;
       if (worth_waiting) latest = now_ns();
       continue;
@@ -327,6 +333,7 @@ void Worker::execute_group(Task* first) {
   for (std::size_t i = 0; i < n; ++i)
     if (Task* task = std::exchange(group_[i], nullptr)) end(task, phases[i]);
   grouped_ = 0;
+  if (Task* task = std::exchange(alone_, nullptr)) execute({task, nullptr});
 }
 
 }  // namespace dspex

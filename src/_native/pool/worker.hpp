@@ -87,6 +87,7 @@ class Worker {
   Work current_, interrupted_;
   Task* group_[max_group];
   std::size_t grouped_ = 0;
+  Task* alone_ = nullptr;                 // to be run after the group
 
   // Running means: nanoseconds between submissions, and how many calls came along with one.
   double gap_ns_ = 0, company_ = 0;

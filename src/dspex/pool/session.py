@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -100,7 +101,7 @@ class SessionStore:
     def __init__(self, ttl: float) -> None:
         self._ttl = ttl
         self._sessions: dict[str, Session] = {}
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._swept = time.monotonic()
         self._created = self._expired = self._closed = 0
 
@@ -120,7 +121,7 @@ class SessionStore:
         if ttl is not None:
             check_seconds("ttl", ttl, MAX_TTL)
         now = time.monotonic()
-        with self._lock:
+        with self._own_lock():
             self._sweep(now, force=False)
             session = self._sessions.get(session_id)
             if session is not None and session._is_stale(now):
@@ -137,9 +138,15 @@ class SessionStore:
             session._used = now  # who asked for it has time to use it
             return session
 
+    def _own_lock(self) -> threading.Lock:
+        """In a forked child a new one: whoever held the old one is not there."""
+        if self._pid != os.getpid():
+            self._lock, self._pid = threading.Lock(), os.getpid()
+        return self._lock
+
     def sweep(self) -> int:
         """Forgets stale sessions now; how many they were."""
-        with self._lock:
+        with self._own_lock():
             return self._sweep(time.monotonic(), force=True)
 
     def _sweep(self, now: float, *, force: bool) -> int:
@@ -159,14 +166,14 @@ class SessionStore:
 
     def remove(self, session: Session) -> None:
         """Closes a session; once is enough."""
-        with self._lock:
+        with self._own_lock():
             if not session._closed:
                 self._forget(session)
                 self._closed += 1
 
     def close(self) -> None:
         """Closes all of them."""
-        with self._lock:
+        with self._own_lock():
             for session in list(self._sessions.values()):
                 self._forget(session)
                 self._closed += 1
@@ -175,7 +182,7 @@ class SessionStore:
         """Sessions there are (`active`), have been (`created`), and how they went (`expired`, `closed`);
         calls that wait or run (`pending`).
         """
-        with self._lock:
+        with self._own_lock():
             return {
                 "active": len(self._sessions),
                 "created": self._created,
