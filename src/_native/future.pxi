@@ -203,6 +203,11 @@ cdef class Handle:
         self.cancel_asked = True
         return self.task.cancel() or self.task.phase() == Phase.cancelled
 
+    def _let_go(self):
+        """Ends the sleep of a probe."""
+        if self.probe != NULL:
+            self.probe.let_go()
+
     def _expire(self):
         """The deadline of a call that an event loop waits for has passed."""
         self.task.finish_waiting(Phase.expired)

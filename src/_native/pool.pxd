@@ -158,6 +158,7 @@ cdef extern from "run/call.hpp" namespace "dspex" nogil:
     cdef cppclass ProbeTask(Task):
         ProbeTask(int64_t busy_ns, int64_t sleep_ns, Fault fault, cbool batchable) except +
         void perform() except +
+        void let_go()
         size_t ran_on()
     size_t no_worker "dspex::ProbeTask::no_worker"
 

@@ -18,6 +18,12 @@ inline std::int64_t now_ns() noexcept {
   return duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
+// now_ns in so many nanoseconds, or never.
+inline std::int64_t deadline_in(std::int64_t ns) noexcept {
+  const std::int64_t now = now_ns();
+  return ns >= never - now ? never : now + ns;
+}
+
 // A counter of constant rate at less than half the price of now_ns; TickRate says how fast it runs.
 inline std::uint64_t ticks() noexcept {
 #if defined(__x86_64__)

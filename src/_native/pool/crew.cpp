@@ -33,7 +33,7 @@ void Pool::start_worker(std::size_t index) {
     if (place != nullptr && !place->active_.load(std::memory_order_seq_cst)) reroute(place->pinned_.take_all());
 }
 
-// One more worker when all are busy and more tasks wait than there are workers; not two within grow_ns.
+// One more worker when all are busy and as many tasks wait as there are workers; not two within grow_ns.
 void Pool::grow() noexcept {
   const std::size_t active = active_.load(std::memory_order_relaxed);
   if (active != 0 && queued() < active) return;
@@ -103,6 +103,7 @@ void Pool::resize(std::size_t size, std::size_t max_size) {
   if (size == 0) throw std::invalid_argument("a pool needs at least one worker");
   if (max_size < size) throw std::invalid_argument("max_size is below size");
   if (max_size > IdleSet::max_workers) throw std::invalid_argument("too many workers");
+  if (stale()) return;
   std::lock_guard lock(crew_);
   if (stage_.load(std::memory_order_relaxed) != Stage::open) return;
   size_.store(size, std::memory_order_relaxed);
@@ -140,6 +141,7 @@ void Pool::stop() noexcept {
     }
     wake_everybody();
   }
+  cancel_waiting();  // also because a task that runs may wait for one that waits
   for (const pthread_t thread : ended) pthread_join(thread, nullptr);
   ended.clear();
   {

@@ -28,7 +28,7 @@ static_assert(sizeof(Word) == 4 && Word::is_always_lock_free);
 // Sleeps while the word holds `expected`; may return early. False: the deadline (now_ns) has passed.
 inline bool futex_wait(Word& word, std::uint32_t expected, std::int64_t deadline) noexcept {
   timespec at{};
-  if (deadline != never) {
+  if (deadline != never && deadline > 0) {  // before the clock began is 0: long past
     at.tv_sec = static_cast<std::time_t>(deadline / 1'000'000'000);
     at.tv_nsec = static_cast<long>(deadline % 1'000'000'000);
   }

@@ -59,6 +59,8 @@ class IdleSet {
 
   // --- submitters
 
+  bool somebody_searches() const noexcept { return searching_.load(std::memory_order_relaxed) != 0; }
+
   // After a push: wakes one sleeper unless somebody searches. False when nobody sleeps. The line of `sleeping_`
   // changes seldom, that of `searching_` with every task: look at the former first.
   bool wake_one() noexcept {

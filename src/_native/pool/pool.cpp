@@ -108,7 +108,9 @@ Accept Pool::submit(Strand& strand, Task* task) noexcept {
 }
 
 Accept Pool::after_push() noexcept {
-  if (!idle_.wake_one() && active_.load(std::memory_order_relaxed) < max_size_.load(std::memory_order_relaxed)) grow();
+  if (!idle_.wake_one() && active_.load(std::memory_order_relaxed) < max_size_.load(std::memory_order_relaxed) &&
+      !idle_.somebody_searches())
+    grow();
   // Either stop() sweeps the lanes after our push, or we see that it is under way.
   if (stage_.load(std::memory_order_seq_cst) == Stage::stopping) cancel_waiting();
   return Accept::yes;
@@ -247,6 +249,7 @@ bool Pool::drain(std::int64_t deadline) noexcept {
   for (std::int64_t pause = 1'000;; pause = std::min<std::int64_t>(2 * pause, 1'000'000)) {
     const std::uint64_t over = ended();  // first: what is accepted later than this cannot be among it
     if (over >= accepted()) return true;
+    if (stale()) return false;
     const std::int64_t now = now_ns();
     if (now >= deadline) return false;
     futex_wait(alarm, 0, std::min(deadline, now + pause));

@@ -78,7 +78,7 @@ bool Task::wait(std::int64_t deadline, std::int64_t spin_ns) noexcept {
   if (finished()) return true;
   if (spin_ns > 0) {
     if (spin(2 * close_looks)) return true;  // before the clock is looked at, which takes as long as a short task
-    const std::int64_t until = now_ns() + spin_ns;
+    const std::int64_t until = deadline_in(spin_ns);
     do {
       for (int i = 0; i < 16 && !finished(); ++i) spin_pause();
     } while (!finished() && now_ns() < until);

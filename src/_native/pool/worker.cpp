@@ -106,7 +106,7 @@ bool Worker::spin_for(Work& work) noexcept {
   if (spin <= 0) return false;
   for (int i = 0; i < 64; ++i)  // at first without pauses, which take as long as a hand-over
     if (find(work)) return true;
-  const std::int64_t until = now_ns() + spin;
+  const std::int64_t until = deadline_in(spin);
   do {
     for (int i = 0; i < 16; ++i) {
       spin_pause();
@@ -139,7 +139,7 @@ bool Worker::wait_for(Work& work) noexcept {
     }
     count(counters_.parks);
     const bool surplus = index_ >= pool_.size();
-    if (!idle.park(index_, surplus ? now_ns() + pool_.options_.idle_ns : never)) return find(work);
+    if (!idle.park(index_, surplus ? deadline_in(pool_.options_.idle_ns) : never)) return find(work);
     if (leaving_.load(std::memory_order_relaxed)) {
       found_while_searching();
       return false;

@@ -93,11 +93,16 @@ class ProbeTask final : public Task {
   void perform() {
     if (busy_ns_ > 0)
       for (const std::int64_t until = now_ns() + busy_ns_; now_ns() < until;) spin_pause();
-    if (sleep_ns_ > 0) {
-      Word alarm{0};
-      for (const std::int64_t until = now_ns() + sleep_ns_; now_ns() < until;) futex_wait(alarm, 0, until);
-    }
+    if (sleep_ns_ > 0)
+      for (const std::int64_t until = now_ns() + sleep_ns_; gate_.load(std::memory_order_relaxed) == 0 && now_ns() < until;)
+        futex_wait(gate_, 0, until);
     if (fault_ == Fault::error) throw std::runtime_error("a probe that fails");
+  }
+
+  // Ends its sleep.
+  void let_go() noexcept {
+    gate_.store(1, std::memory_order_relaxed);
+    futex_wake(gate_, 1);
   }
 
   // The worker's index; no_worker before it has run, and when its caller ran it.
@@ -108,6 +113,7 @@ class ProbeTask final : public Task {
   const std::int64_t busy_ns_, sleep_ns_;
   const Fault fault_;
   const bool batchable_;
+  Word gate_{0};
   std::size_t ran_on_ = no_worker;
 };
 

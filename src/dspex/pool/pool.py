@@ -19,7 +19,7 @@ from dspex.errors import ConfigError, DspexError, InputError
 from dspex.pool.future import Future
 from dspex.pool.loops import reader_of
 from dspex.pool.session import Session, SessionStore
-from dspex.pool.settings import PoolSettings
+from dspex.pool.settings import PoolSettings, check_seconds
 from dspex.pool.stats import Durations, PoolStats, WorkerStats
 
 if TYPE_CHECKING:
@@ -223,17 +223,19 @@ class Pool(PoolCore):
         Returns:
             Whether all of it has ended within `timeout` seconds.
         """
+        seconds = math.inf if timeout is None else timeout
+        check_seconds("timeout", seconds, math.inf)
         if self._is_stale:
             raise self._not_open()
         self._refuse()
-        return self._drain(math.inf if timeout is None else timeout)
+        return self._drain(seconds)
 
     def close(self, timeout: float | None = None) -> bool:
         """Drains for at most `timeout` seconds (None: until all has ended), cancels what has not begun, and
         ends the workers. Closing twice is harmless.
 
         Returns:
-            Whether everything that was accepted has been run.
+            Whether everything that was accepted had ended by itself; True when it was closed already.
         """
         if self._is_stale:  # its threads, and whoever holds its lock, are the parent's
             return True

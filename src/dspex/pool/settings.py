@@ -33,7 +33,7 @@ class PoolSettings:
 
     Attributes:
         size: workers; by default one for each CPU this process may use.
-        max_size: workers with overflow workers, which come while all are busy and more tasks wait than there
+        max_size: workers with overflow workers, which come while all are busy and as many tasks wait as there
             are workers, and go when they have been idle; by default `size`: none.
         capacity: tasks that may wait; and, for each session, tasks of it that may wait.
         policy: "block" waits for room, "reject" raises PoolSaturated, "caller_runs" runs the call in the
