@@ -53,10 +53,10 @@ def test_draining_waits_for_what_was_accepted_and_refuses_the_rest() -> None:
         assert not pool.drain(0.02)
         assert still(held)
         assert pool.closed
-        let_go(held)
         with pytest.raises(ResourceError):
             pool.submit(simple(), TEXT)
         assert not pool.drain(0)
+        let_go(held)
         assert pool.drain()
         assert all(future.done() for future in futures)
         assert pool.drain(0)

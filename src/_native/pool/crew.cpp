@@ -33,10 +33,10 @@ void Pool::start_worker(std::size_t index) {
     if (place != nullptr && !place->active_.load(std::memory_order_seq_cst)) reroute(place->pinned_.take_all());
 }
 
-// One more worker when all are busy and as many tasks wait as there are workers; not two within grow_ns.
+// One more worker when all are busy and more tasks wait than there are workers; not two within grow_ns.
 void Pool::grow() noexcept {
   const std::size_t active = active_.load(std::memory_order_relaxed);
-  if (active != 0 && queued() < active) return;
+  if (active != 0 && queued() <= active) return;
   const std::int64_t now = now_ns();
   std::int64_t last = last_growth_.load(std::memory_order_relaxed);
   if (active != 0 && now - last < options_.grow_ns) return;

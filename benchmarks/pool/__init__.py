@@ -1,0 +1,1 @@
+"""The worker pool beside `concurrent.futures`: one run, side by side."""
