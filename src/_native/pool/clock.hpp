@@ -1,6 +1,8 @@
 // Two clocks: one for deadlines, and a cheaper one for measuring.
 #pragma once
 
+#include <sched.h>
+
 #include <chrono>
 #include <cstdint>
 
@@ -58,5 +60,8 @@ inline void spin_pause() noexcept {
   asm volatile("isb");
 #endif
 }
+
+// Lets the core go to whoever wants it: perhaps to the thread that is waited for.
+inline void spin_yield() noexcept { sched_yield(); }
 
 }  // namespace dspex

@@ -81,6 +81,7 @@ bool Task::wait(std::int64_t deadline, std::int64_t spin_ns) noexcept {
     const std::int64_t until = deadline_in(spin_ns);
     do {
       for (int i = 0; i < 16 && !finished(); ++i) spin_pause();
+      spin_yield();
     } while (!finished() && now_ns() < until);
   }
   for (;;) {

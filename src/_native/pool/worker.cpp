@@ -112,6 +112,7 @@ bool Worker::spin_for(Work& work) noexcept {
       spin_pause();
       if (find(work)) return true;
     }
+    spin_yield();
   } while (now_ns() < until && !leaving_.load(std::memory_order_relaxed));
   return false;
 }

@@ -34,7 +34,7 @@ class Helper final : public Task {
         const std::int64_t now = now_ns();
         if (idle_since == 0) idle_since = now;
         if (now - idle_since > linger_ns) break;
-        spin_pause();
+        spin_yield();
       }
       worker.let_others_run();  // calls do not wait for the rest of a batch
     }
@@ -164,7 +164,7 @@ bool Batch::finish(std::size_t turn, std::int64_t until) noexcept {
     } else if (idle_since == 0) {
       idle_since = now;
     } else if (now - idle_since < spin_ns) {
-      spin_pause();
+      spin_yield();
     } else {
       if (pool_ != nullptr && now - idle_since > lagging_ns) {
         end();  // the helpers leave; the caller goes on alone
