@@ -101,7 +101,6 @@ cdef class _BatchRun:
             else:
                 self.reject(row)
                 release_texts(owners, self.texts)
-                memset(owners, 0, self.texts * sizeof(PyObject*))
                 if begin < n:
                     self.publish(turn, begin, n, cost, row)
                 if self.collect:
@@ -162,9 +161,7 @@ cdef class _BatchRun:
         return self.program._predict_or_error(self.rows[row], row, self.collect)
 
     cdef forget(self, size_t k):
-        cdef size_t used = self.owners[k].size()
-        release_texts(self.owners[k].data(), used)
-        memset(self.owners[k].data(), 0, used * sizeof(PyObject*))
+        release_texts(self.owners[k].data(), self.owners[k].size())
 
 
 def run_batch(PoolCore pool not None, Predictor program not None, tuple rows not None, list results not None, *,

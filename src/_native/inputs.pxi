@@ -136,3 +136,4 @@ cdef void release_texts(PyObject** owners, size_t count) noexcept:
     for i in range(count):
         if owners[i] != NULL:
             Py_DECREF(<object>owners[i])
+            owners[i] = NULL
