@@ -93,7 +93,7 @@ def test_fitting_saving_loading_and_explaining_leave_nothing_behind(tmp_path: Pa
     path = tmp_path / "x.dspex"
     descriptors, threads = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     assert growth(lambda: around(40, path), lambda: around(20, path)) < 4 << 20
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert len(os.listdir("/proc/self/task")) <= threads  # an earlier test's may end meanwhile
 
 
