@@ -1,0 +1,43 @@
+"""dspex inside DSPy. Importing this imports nothing; its names import DSPy when they are first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspex.dspy.acceleration import PredictorReport, accelerate, load_accelerated, report
+    from dspex.dspy.decisions import NativeDecisions
+    from dspex.dspy.predict import Predict, native_mode, native_result, route
+
+__all__ = [
+    "NativeDecisions",
+    "Predict",
+    "PredictorReport",
+    "accelerate",
+    "load_accelerated",
+    "native_mode",
+    "native_result",
+    "report",
+    "route",
+]
+
+_HOMES = {
+    "acceleration": ("PredictorReport", "accelerate", "load_accelerated", "report"),
+    "decisions": ("NativeDecisions",),
+    "predict": ("Predict", "native_mode", "native_result", "route"),
+}
+
+if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        for module, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(f"dspex.dspy.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module 'dspex.dspy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
