@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from dspex.cli import bench, demo, evaluate, fit, info, predict
+from dspex.cli import bench, config, demo, evaluate, fit, info, predict
 from dspex.errors import DspexError
 
 __all__ = ["build_parser", "main"]
 
 _COMMANDS = {
-    "fit": fit, "eval": evaluate, "predict": predict, "info": info, "bench": bench, "demo": demo,
+    "fit": fit, "eval": evaluate, "predict": predict, "info": info, "bench": bench, "config": config,
+    "demo": demo,
 }  # fmt: skip
 _FAILED = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it

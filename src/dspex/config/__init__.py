@@ -1,16 +1,24 @@
 """The configuration: one typed model from Python, `dspex.toml` and the environment."""
 
-from dspex.config.backends import (
-    AnswerCacheSettings,
-    DspySettings,
-    ProcessPoolSettings,
-    RoutingSettings,
-    RuleSettings,
-    When,
-)
-from dspex.config.base import Settings
-from dspex.config.lm import BreakerSettings, BudgetSettings, LimitSettings, LMSettings, RetrySettings
-from dspex.config.model import Config
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dspex.config.backends import (
+        AnswerCacheSettings,
+        DspySettings,
+        ProcessPoolSettings,
+        RoutingSettings,
+        RuleSettings,
+        When,
+    )
+    from dspex.config.base import Settings
+    from dspex.config.lm import BreakerSettings, BudgetSettings, LimitSettings, LMSettings, RetrySettings
+    from dspex.config.loading import Loaded, load, read
+    from dspex.config.model import Config
+    from dspex.config.places import is_configured
 
 __all__ = [
     "AnswerCacheSettings",
@@ -20,10 +28,38 @@ __all__ = [
     "DspySettings",
     "LMSettings",
     "LimitSettings",
+    "Loaded",
     "ProcessPoolSettings",
     "RetrySettings",
     "RoutingSettings",
     "RuleSettings",
     "Settings",
     "When",
+    "is_configured",
+    "load",
+    "read",
 ]
+
+_HOMES = {
+    "backends": (
+        "AnswerCacheSettings", "DspySettings", "ProcessPoolSettings", "RoutingSettings", "RuleSettings",
+        "When",
+    ),
+    "base": ("Settings",),
+    "lm": ("BreakerSettings", "BudgetSettings", "LMSettings", "LimitSettings", "RetrySettings"),
+    "loading": ("Loaded", "load", "read"),
+    "model": ("Config",),
+    "places": ("is_configured",),
+}  # fmt: skip
+
+
+if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
+
+    def __getattr__(name: str) -> Any:
+        # Pydantic takes a tenth of a second, and who has configured nothing asks only `is_configured`.
+        for module, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(f"dspex.config.{module}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,10 @@ import pytest
 
 from dspex.adapters.base import Adapter
 from dspex.adapters.spec import ENUMERABLE
+from dspex.checks import check_outputs
 from dspex.errors import ConfigError, InputError, ProgramError
 from dspex.result import Result
+from dspex.signature import Field, Signature
 from dspex.testing.cases import WRONG_VALUES, Case, case
 from dspex.testing.hooks import THREADS, Hooks, each_case
 
@@ -90,6 +92,9 @@ class CallTests(Hooks):
             assert str(result.route) in (self.routes or {adapter.name})
             assert isinstance(result.route.reason, str)
             assert isinstance(result.route.degraded, bool)
+            if result.confidence is None and adapter.get_test_capabilities()["uses_lm"]:
+                _assert_bare_answers(result, outputs)
+                continue
             sure = [
                 _assert_answer(result, name, field)
                 for name, field in outputs.items()
@@ -217,6 +222,17 @@ def _assert_read_only(result: Result) -> None:
     copy = dict(result)
     copy.clear()
     assert name in result
+
+
+def _assert_bare_answers(result: Result, outputs: Mapping[str, Any]) -> None:
+    """An LM's answers are checked, and have no probabilities."""
+    assert dict(result) == check_outputs(Signature([*_ANY_INPUT, *outputs.values()]), result)
+    for name in outputs:
+        with pytest.raises(KeyError):
+            result.probabilities(name)
+
+
+_ANY_INPUT = (Field("any", str, "input"),)
 
 
 def _assert_answer(result: Result, name: str, field: Any) -> float | None:
