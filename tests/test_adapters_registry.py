@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from dspex.adapters import Adapter
+from dspex.adapters.hybrid import HybridAdapter
 from dspex.adapters.mock import MockAdapter
 from dspex.adapters.native import NativeAdapter
-from dspex.adapters.registry import ENTRY_POINT_GROUP, Registry
+from dspex.adapters.registry import BUILTIN, ENTRY_POINT_GROUP, Registry
 from dspex.errors import ConfigError
 
 LABEL = "text -> label: Literal['a', 'b', 'c']"
@@ -45,9 +46,11 @@ GOOD_PACKAGE = (
 
 def test_builtin_adapters() -> None:
     registry = Registry(installed=list)
-    assert registry.available() == ["mock", "native", "native_pool"]
+    assert set(registry.available()) == set(BUILTIN)
+    assert {"hybrid", "mock", "native", "native_pool"} <= set(BUILTIN)
     assert registry.get("native") is NativeAdapter
     assert isinstance(registry.create("mock", seed=3), MockAdapter)
+    assert isinstance(registry.create("hybrid", config={"routing": {"threshold": 0.5}}), HybridAdapter)
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest() -> None:

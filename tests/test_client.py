@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import dspex
-from dspex.adapters import ProgramSpec, register, unregister
+from dspex.adapters import register, unregister
 from dspex.adapters.mock import MockAdapter
-from dspex.client import Client, resolve_adapter
+from dspex.client import Client
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, SignatureError
 from dspex.testing import CASES
 
@@ -37,7 +37,8 @@ def test_the_module_functions() -> None:
         assert result.label == LITERAL.examples[0]["label"]
         assert result.route == "native"
         info = dspex.get_program_info(program)
-        assert (info["id"], info["adapter"], info["kind"]) == (program, "native", "classify")
+        assert (info["id"], info["adapter"], info["kind"]) == (program, "hybrid", "classify")
+        assert info["backend"] == "native"
         assert info["tags"] == ["x"]
         json.dumps(info)
     finally:
@@ -77,9 +78,8 @@ def test_the_adapter_is_named_once(client: Client) -> None:
     with pytest.raises(ConfigError, match="'mock'"):
         client.create_program({**SPEC, "adapter": "mock"}, adapter="native")
     client.create_program({**SPEC, "adapter": "mock"}, adapter="mock")
-    for name in ("nativ", "dspy", "hybrid"):
-        with pytest.raises(ConfigError, match="unknown adapter"):
-            client.create_program({**SPEC, "adapter": name})
+    with pytest.raises(ConfigError, match="unknown adapter"):
+        client.create_program({**SPEC, "adapter": "nativ"})
 
 
 def test_an_adapter_of_ones_own() -> None:
@@ -135,7 +135,7 @@ def test_errors_of_the_adapter_come_through(client: Client) -> None:
         client.execute_program(program, {"txt": "x"})
     assert (caught.value.program, caught.value.field) == ("p", "txt")
     with pytest.raises(ConfigError):
-        client.execute_program(program, ROW, {"timeout": 1})
+        client.execute_program(program, ROW, {"tmeout": 1})
     with pytest.raises(InputError) as caught:
         client.execute_batch(program, [ROW, {}])
     assert caught.value.row == 1
@@ -150,7 +150,7 @@ def test_batch_and_async(client: Client) -> None:
 
 def test_a_program_deleted_behind_the_client(client: Client) -> None:
     client.create_program({**SPEC, "id": "p"})
-    client.adapter("native").delete_program("p")
+    client.adapter("auto").delete_program("p")
     with pytest.raises(ProgramError):
         client.execute_program("p", ROW)
     with pytest.raises(ProgramError):
@@ -174,16 +174,16 @@ def test_lm_health_and_stats(client: Client) -> None:
     with pytest.raises(ConfigError):
         client.configure_lm({})
     assert {name: bool(health) for name, health in client.health_check().items()} == {
-        "native": True,
+        "hybrid": True,
         "mock": True,
     }
-    assert client.get_stats()["native"]["created"] == 1
+    assert client.get_stats()["hybrid"]["created"] == 1
 
 
 def test_use_after_close() -> None:
     client = Client()
     program = client.create_program(SPEC)
-    made = client.adapter("native")
+    made = client.adapter("hybrid")
     client.close()
     client.close()
     assert not made.health_check()
@@ -256,30 +256,52 @@ def test_one_of_many_creates_wins_over_adapters(client: Client) -> None:
 # What "auto" stands for
 
 
-def test_auto_is_native_or_an_error() -> None:
-    assert resolve_adapter(ProgramSpec.of(SPEC)) == "native"
-    assert resolve_adapter(ProgramSpec.of({"path": "x.dspex"})) == "native"
-    assert resolve_adapter(ProgramSpec.of({"signature": "text -> label", "examples": []})) == "native"
+def test_auto_is_the_hybrid_adapter(client: Client) -> None:
+    assert client.adapter("auto") is client.adapter("hybrid")
+    for adapter in (None, "auto", "hybrid"):
+        program = client.create_program(SPEC, adapter=adapter)
+        assert client.get_program_info(program)["adapter"] == "hybrid"
+        assert client.execute_program(program, ROW).route == "native"
+
+
+def test_auto_is_native_or_an_error_without_an_lm(client: Client) -> None:
     refused: list[tuple[dict[str, Any], type[DspexError], str | None, str]] = [
-        ({"signature": "text -> label"}, SignatureError, "label", "DSPy adapter"),
-        ({"signature": "text -> d: dict[str, int]", "examples": []}, SignatureError, "d", "DSPy adapter"),
-        ({**SPEC, "kind": "chain_of_thought"}, ProgramError, None, "DSPy adapter"),
-        ({**SPEC, "kind": "react"}, ProgramError, None, "DSPy adapter"),
+        ({"signature": "text -> label"}, SignatureError, "label", "no LM is configured"),
+        ({"signature": "text -> d: dict[str, int]", "examples": []}, SignatureError, "d", "configure_lm"),
+        ({**SPEC, "examples": None}, ProgramError, None, "unfitted"),
         ({**SPEC, "kind": "embed"}, ProgramError, None, "Embeddings"),
     ]
     for spec, error, field, words in refused:
         with pytest.raises(error, match=words) as caught:
-            resolve_adapter(ProgramSpec.of({**spec, "id": "p"}))
+            client.create_program({**spec, "id": "p"})
         assert (caught.value.field, caught.value.program) == (field, "p")
+    assert client.list_programs() == []
 
 
 def test_kinds_over_every_adapter(client: Client) -> None:
-    for adapter in ("auto", "native", "mock"):
+    for adapter in ("native", "mock"):
         for kind in ("react", "program_of_thought", "module", "embed"):
             with pytest.raises(ProgramError):
                 client.create_program({**SPEC, "kind": kind}, adapter=adapter)
+    for adapter in ("auto", "native", "mock"):
         with pytest.raises(ConfigError, match="'classify'"):
             client.create_program({**SPEC, "kind": "clasify"}, adapter=adapter)
         for kind in ("classify", "predict"):
             program = client.create_program({**SPEC, "kind": kind}, adapter=adapter)
             assert client.get_program_info(program)["kind"] == kind
+
+
+def test_explanations(client: Client) -> None:
+    client.create_program({**SPEC, "id": "p"})
+    client.create_program({**SPEC, "id": "m"}, adapter="mock")
+    found = client.explain("p", ROW, operation="batch")
+    assert (str(found.route), found.operation) == ("native", "batch")
+    assert client.explain("p", ROW, options={"backend": "native"}).route.reason == "the call names it"
+    plain = client.explain("m", ROW)
+    assert (str(plain.route), plain.steps[0].name, plain.confidence) == ("mock", "explicit", None)
+    assert plain.route.reason == "the program was created on the mock adapter"
+    for program in ("p", "m"):
+        with pytest.raises(ConfigError, match="'call'"):
+            client.explain(program, ROW, operation="cal")
+    with pytest.raises(ProgramError):
+        client.explain("q", ROW)

@@ -9,6 +9,7 @@ from .result import Result, Route
 from .signature import Signature
 
 if TYPE_CHECKING:
+    from . import dspy as dspy
     from .client import (
         Client,
         create_program,
@@ -34,6 +35,7 @@ __all__ = [
     "create_program",
     "default_pool",
     "delete_program",
+    "dspy",
     "execute_program",
     "fit",
     "get_program_info",
@@ -60,10 +62,12 @@ if not TYPE_CHECKING:  # type checkers take the imports above, and so see a miss
 
     def __getattr__(name: str) -> Any:
         # NumPy and the client are imported on first need: `import dspex` stays light.
-        if name not in _LAZY:
-            raise AttributeError(f"module 'dspex' has no attribute {name!r}")
         from importlib import import_module
 
+        if name == "dspy":
+            return import_module("dspex.dspy")
+        if name not in _LAZY:
+            raise AttributeError(f"module 'dspex' has no attribute {name!r}")
         value = getattr(import_module(f"dspex.{_LAZY[name]}"), name)
         globals()[name] = value
         return value

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
+import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dspex.adapters import registry
 from dspex.adapters.base import Adapter, Health, Spec, check_lm_config
 from dspex.adapters.local import ProgramStore
-from dspex.adapters.spec import ProgramSpec, kind_error
-from dspex.errors import ConfigError, DspexError, ProgramError, SignatureError, nearest
-from dspex.result import Result
+from dspex.adapters.spec import ProgramSpec
+from dspex.adapters.test_layer import spec_for, stand_in, without_options
+from dspex.config.places import is_configured
+from dspex.errors import ConfigError, DspexError, ProgramError, nearest
+from dspex.result import Result, Route
+from dspex.routing import BACKENDS, OPERATIONS, Explanation, Step, rules_of
+
+if TYPE_CHECKING:
+    from dspex.config import Config
 
 __all__ = [
     "Client",
@@ -23,21 +31,27 @@ __all__ = [
     "execute_program",
     "get_program_info",
     "list_programs",
-    "resolve_adapter",
 ]
 
 _AUTO = "auto"
+_HYBRID = "hybrid"  # what "auto" stands for
 
 
 class _Place:
-    """Where a program lives."""
+    """Where a program lives. The methods are bound once: it saves look-ups on every call."""
 
-    __slots__ = ("adapter", "execute", "name")
+    __slots__ = ("adapter", "aexecute", "batch", "execute", "name")
 
-    def __init__(self, name: str, adapter: Adapter) -> None:
+    def __init__(self, name: str, adapter: Adapter, *, stands_in: bool = False) -> None:
         self.name = name
         self.adapter = adapter
-        self.execute = adapter.execute_program  # bound once: saves look-ups on every call
+        self.execute = adapter.execute_program
+        self.aexecute = adapter.aexecute_program
+        self.batch = adapter.execute_batch
+        if stands_in:
+            self.execute = without_options(self.execute)
+            self.aexecute = without_options(self.aexecute)
+            self.batch = without_options(self.batch)
 
 
 class Client:
@@ -48,12 +62,20 @@ class Client:
     Args:
         adapters: adapters of one's own by name; they come before the registry's, and stay open when
             the client is closed.
+        config: for the adapters that the client makes: a `Config`, a mapping, or the path of a file. By
+            default what `dspex.toml` in the working directory and the environment variables DSPEX_* say, read
+            when the first adapter is made.
 
     Raises:
-        ConfigError: an adapter that is not one, or has a reserved name.
+        ConfigError: an adapter that is not one, or has a reserved name; a setting or a rule that makes no
+            sense.
     """
 
-    def __init__(self, adapters: Mapping[str, Adapter] | None = None) -> None:
+    def __init__(
+        self,
+        adapters: Mapping[str, Adapter] | None = None,
+        config: Config | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    ) -> None:
         self._own = dict(adapters or {})
         for name, adapter in self._own.items():
             if name == _AUTO or not isinstance(adapter, Adapter):
@@ -63,15 +85,17 @@ class Client:
         self._made: dict[str, Adapter] = {}
         self._places: ProgramStore[_Place] = ProgramStore("the client")
         self._lock = threading.RLock()
+        self._lm: dict[str, Any] | None = None
+        self._config = None if config is None else _checked_config(config)
 
     def create_program(self, spec: Spec, adapter: str | None = None) -> str:
         """Makes a program ready to run and returns its id.
 
         Args:
             spec: a mapping with `signature` (any form that DSPy takes, or a mapping), and as needed
-                `id`, `kind`, `adapter`, one of `examples`, `path` and `program`, `options`, `tags`.
-            adapter: the adapter's name, in place of the spec's; by default "auto", see
-                `resolve_adapter`.
+                `id`, `kind`, `adapter`, one of `examples`, `path` and `program`, and more; see `ProgramSpec`.
+            adapter: the adapter's name, in place of the spec's; by default "auto": the hybrid adapter, which
+                answers natively where it can and asks DSPy for the rest.
 
         Raises:
             ConfigError: unknown keys or options, or an unknown adapter.
@@ -81,17 +105,20 @@ class Client:
         """
         self._places.require_open()
         checked = ProgramSpec.of(spec)
-        name = self._name(checked, adapter)
+        wanted = self._wanted(checked, adapter)
+        name = self._name(wanted)
         target = self.adapter(name)
+        if name != wanted:
+            checked = spec_for(checked, target)
 
         built: list[str] = []
 
         def build(program_id: str) -> _Place:
-            made = target.create_program(_with_id(checked, program_id))
+            made = target.create_program(dataclasses.replace(checked, id=program_id, adapter=None))
             built.append(made)
             if made != program_id:
                 raise ProgramError(f"adapter {name!r} made program {made!r} instead", program=program_id)
-            return _Place(name, target)
+            return _Place(name, target, stands_in=name != wanted)
 
         try:
             return self._places.create(checked.id, build)
@@ -124,13 +151,39 @@ class Client:
         options: Mapping[str, Any] | None = None,
     ) -> list[Result]:
         """Runs a program on many rows, in order; errors as `execute_program`, with `row` set."""
-        return self._places.get(program_id).adapter.execute_batch(program_id, rows, options)
+        return self._places.get(program_id).batch(program_id, rows, options)
 
     async def aexecute_program(
         self, program_id: str, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
     ) -> Result:
         """`execute_program` without blocking the event loop."""
-        return await self._places.get(program_id).adapter.aexecute_program(program_id, inputs, options)
+        return await self._places.get(program_id).aexecute(program_id, inputs, options)
+
+    def explain(
+        self,
+        program_id: str,
+        inputs: Mapping[str, Any],
+        operation: str = "call",
+        options: Mapping[str, Any] | None = None,
+    ) -> Explanation:
+        """Where a call would go, and why; see `HybridAdapter.explain`. The LM is not asked.
+
+        Raises:
+            ProgramError: no such program.
+            InputError: the inputs do not fit the signature.
+            ConfigError: an operation or an option that does not exist.
+        """
+        place = self._places.get(program_id)
+        explain = getattr(place.adapter, "explain", None)
+        if explain is not None:
+            explanation: Explanation = explain(program_id, inputs, operation, options)
+            return explanation
+        if operation not in OPERATIONS:
+            hint = nearest(str(operation), OPERATIONS)
+            raise ConfigError(f"there is no operation {operation!r}", hint=hint)
+        reason = f"the program was created on the {place.name} adapter"
+        steps = (Step("explicit", reason, place.name),)
+        return Explanation(program_id, operation, steps, Route(place.name, reason=reason))
 
     def list_programs(self) -> list[str]:
         """The ids of this client's programs, in order of creation."""
@@ -162,11 +215,21 @@ class Client:
         self._places.remove(program_id)
 
     def configure_lm(self, config: Mapping[str, Any], adapter: str | None = None) -> None:
-        """Sets the LM of one adapter, or of all in use. See `Adapter.configure_lm`."""
+        """Sets the LM of one adapter, or of all, those to come included. See `Adapter.configure_lm`."""
         self._places.require_open()
-        check_lm_config(config)
-        for target in [self.adapter(adapter)] if adapter is not None else self._in_use().values():
-            target.configure_lm(config)
+        checked = check_lm_config(config)
+        if adapter is not None:
+            self.adapter(adapter).configure_lm(checked)
+            return
+        with self._lock:
+            before, self._lm = self._lm, checked
+            targets = self._in_use()
+        try:
+            for target in targets.values():
+                target.configure_lm(checked)
+        except BaseException:
+            self._lm = before
+            raise
 
     def health_check(self) -> dict[str, Health]:
         """What each adapter in use finds about itself, by name."""
@@ -182,13 +245,17 @@ class Client:
         """The adapter of that name, made when first asked for.
 
         Raises:
-            ConfigError: no such adapter.
+            ConfigError: no such adapter, or the configuration makes no sense.
         """
+        name = self._name(name)
         with self._lock:
             self._places.require_open()
             found = self._own.get(name) or self._made.get(name)
             if found is None:
-                found = self._made[name] = self._make(name)
+                found = self._make(name)
+                if self._lm is not None:
+                    found.configure_lm(self._lm)
+                self._made[name] = found
             return found
 
     def close(self) -> None:
@@ -210,54 +277,92 @@ class Client:
     ) -> None:
         self.close()
 
-    def _name(self, spec: ProgramSpec, adapter: str | None) -> str:
+    @staticmethod
+    def _wanted(spec: ProgramSpec, adapter: str | None) -> str:
+        """The adapter that a program is to run on, as it is named."""
         if adapter is not None and spec.adapter is not None and adapter != spec.adapter:
             raise ConfigError(
                 f"the spec names adapter {spec.adapter!r}, the call {adapter!r}", program=spec.id
             )
         name = adapter if adapter is not None else spec.adapter
-        return resolve_adapter(spec) if name is None or name == _AUTO else name
+        return _HYBRID if name is None or name == _AUTO else name
+
+    def _name(self, name: str) -> str:
+        """The adapter that is used for a name: in tests that may be a stand-in."""
+        name = _HYBRID if name == _AUTO else name
+        return name if name in self._own else stand_in(name) or name
 
     def _make(self, name: str) -> Adapter:
         try:
-            return registry.create(name)
+            return registry.create(name, **self._settings(name))
         except ConfigError as error:
             known = registry.available()
             if name not in known:  # the nearest name may be one of this client's own
                 error.hint = nearest(str(name), [*self._own, *known])
             raise
 
+    def _settings(self, name: str) -> dict[str, Any]:
+        """What an adapter that is made here is told."""
+        takes = _parameters(registry.get(name))
+        settings: dict[str, Any] = {}
+        if name == "native_pool":
+            config = self._read_config()
+            settings.update({} if config is None else config.native_pool)
+        elif "config" in takes:
+            settings["config"] = self._read_config()
+        if name == _HYBRID and "backends" in takes:
+            settings["backends"] = _Backends(self)
+        return settings
+
+    def _read_config(self) -> Config | None:
+        """The configuration; None, and nothing imported, where there is none."""
+        if self._config is None and is_configured():
+            from dspex.config import load
+
+            self._config = _checked_config(load())
+        return self._config
+
     def _in_use(self) -> dict[str, Adapter]:
         with self._lock:
             return {**self._made, **self._own}
 
 
-def resolve_adapter(spec: ProgramSpec) -> str:
-    """The adapter that "auto" stands for: native, or an error that says why not. Never the mock.
+class _Backends(Mapping[str, Adapter]):
+    """The client's adapters as the backends of its hybrid one: pools and LM limits are there once."""
 
-    Raises:
-        ProgramError: a kind that native programs do not have.
-        SignatureError: the signature cannot run natively; `field` says which field is in the way.
-    """
-    from dspex.adapters.native import NativeAdapter, native_obstacle
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # Native programs of the hybrid adapter are its own, unless the user brought where they are to be.
+        self._names = [name for name in BACKENDS if name != "native" or name in client._own]
 
-    if spec.kind is not None and spec.kind not in NativeAdapter.kinds:
-        raise kind_error(spec.kind, _AUTO, spec.id)
-    if spec.signature is not None and spec.program is None:
-        obstacle = native_obstacle(spec.signature, has_examples=spec.examples is not None)
-        if obstacle is not None:
-            field, reason = obstacle
-            raise SignatureError(
-                f"the signature cannot run natively: {reason}",
-                field=field,
-                program=spec.id,
-                hint="What native programs cannot do runs on DSPy, and this version has no DSPy adapter",
-            )
-    return NativeAdapter.name
+    def __getitem__(self, name: str) -> Adapter:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._client.adapter(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # without making it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def _with_id(spec: ProgramSpec, program_id: str) -> ProgramSpec:
-    return dataclasses.replace(spec, id=program_id, adapter=None)
+def _parameters(factory: Any) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C
+        return {}
+
+
+def _checked_config(config: Config | Mapping[str, Any] | str | os.PathLike[str]) -> Config:
+    from dspex.config import Config, load
+
+    checked = load(config) if isinstance(config, str | os.PathLike) else Config.of(config)
+    rules_of(checked.routing.rules)
+    return checked
 
 
 _default = Client()

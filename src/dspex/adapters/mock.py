@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from dspex.adapters.base import Capabilities, Health, as_rows, check_options
 from dspex.adapters.local import LocalAdapter
 from dspex.adapters.made_up import Draw, canonical, made_up_probabilities, made_up_value
-from dspex.adapters.spec import ENUMERABLE, ProgramSpec, natural_kind
+from dspex.adapters.spec import ENUMERABLE, ProgramSpec, natural_kind, with_learned_classes
 from dspex.checks import check_inputs, check_outputs
 from dspex.errors import CommunicationError, ConfigError, DspexError, ProgramError, SignatureError
 from dspex.result import Result, Route
@@ -85,9 +85,11 @@ class MockAdapter(LocalAdapter):
                 hint="Give the signature in the spec",
             )
         check_options(spec.options, _OPTIONS, "the mock adapter", program_id)
+        signature = with_learned_classes(spec).signature
+        assert signature is not None
         settings = {**self._defaults, **spec.options}
         _check_settings(**settings, program=program_id)
-        return _MockProgram(program_id, _as_fitted(spec.signature, spec.examples), **settings)
+        return _MockProgram(program_id, signature, **settings)
 
     def get_test_capabilities(self) -> Capabilities:
         self._store.require_open()
@@ -227,15 +229,6 @@ def _top(kind: str, odds: Mapping[Any, float]) -> float:
     if kind == "multilabel":  # right when every label is, taken as independent
         return math.prod(max(p, 1 - p) for p in odds.values())
     return max(odds.values())
-
-
-def _as_fitted(signature: Signature, examples: Any) -> Signature:
-    """The signature that fitting would give, with the same checks of the examples."""
-    if examples is None:
-        return signature
-    from dspex.learning.examples import read_examples  # not at the top: learning stands above adapters
-
-    return read_examples(signature, examples)[0]
 
 
 class _Unscripted:

@@ -137,6 +137,9 @@ class _Pooled:
     async def acall(self, /, **inputs: Any) -> Result:
         return await self.pool.acall(self.program, inputs)
 
+    def with_route(self, route: Route) -> _Pooled:
+        return _Pooled(self.program.with_route(route), self.pool)
+
     def info(self) -> dict[str, Any]:
         return self.program.info() | {"backend": self.backend}
 

@@ -34,6 +34,10 @@ ENTRY_POINT_GROUP = "dspex.adapters"
 
 #: Name to "module:attribute"; imported on first use.
 BUILTIN = {
+    "bridge_mock": "dspex.adapters.bridge_mock:BridgeMockAdapter",
+    "dspy": "dspex.adapters.dspy:DspyAdapter",
+    "dspy_pool": "dspex.adapters.dspy_pool:DspyPoolAdapter",
+    "hybrid": "dspex.adapters.hybrid:HybridAdapter",
     "mock": "dspex.adapters.mock:MockAdapter",
     "native": "dspex.adapters.native:NativeAdapter",
     "native_pool": "dspex.adapters.native_pool:NativePoolAdapter",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dspex.errors import ConfigError, DspexError, ProgramError, SignatureError, nearest
@@ -18,9 +19,11 @@ __all__ = [
     "ENUMERABLE",
     "KINDS",
     "ProgramSpec",
+    "asked_kind",
     "bound_signature",
     "kind_error",
     "natural_kind",
+    "with_learned_classes",
 ]
 
 #: Field kinds whose values can be listed, so that each value has a probability.
@@ -30,8 +33,13 @@ DSPY_KINDS = ("chain_of_thought", "react", "program_of_thought", "module")
 #: Every program kind that means something to dspex, whether or not this version can run it.
 KINDS = ("predict", "classify", "embed", *DSPY_KINDS)
 
-_KEYS = ("signature", "id", "kind", "adapter", "examples", "path", "program", "options", "tags")
-_SOURCES = ("examples", "path", "program")
+_KEYS = (
+    *("signature", "id", "kind", "adapter", "tags"),
+    *("examples", "path", "program", "options"),
+    *("module", "state", "init", "tools", "lm", "dspy"),
+    "routing",
+)
+_SOURCES = ("examples", "path", "program")  # of a native program
 _MAX_ID = 256
 
 
@@ -46,9 +54,18 @@ class ProgramSpec:
         adapter: the name of the adapter that is to run it, or None for "auto".
         examples: rows to fit on, in any form that `dspex.fit` takes.
         path: a saved `.dspex` file.
-        program: a fitted `dspex.Program`.
-        options: settings for the adapter that builds the program.
-        tags: free labels, shown in the program's info.
+        program: a fitted `dspex.Program`. (A `dspy.Module` given here is taken as `module`.)
+        options: settings for the adapter that builds the program; for native ones those of `dspex.fit`.
+        tags: free labels, shown in the program's info, which routing rules can look at.
+        module: the DSPy program: a `dspy.Module`, or the import path "package.module:Name" of one, of its
+            class or of a function that makes it; None for what the kind says.
+        state: a saved DSPy program: a `.json` state, or a directory that holds the whole of it.
+        init: keywords for the module's constructor, such as `max_iters`.
+        tools: for kind `react`: functions, `dspy.Tool`s or import paths of them.
+        lm: the program's LM: a name in the configuration, a mapping such as `configure_lm` takes, or a
+            `dspy.BaseLM`; None for the default.
+        dspy: settings of `DspySettings` for this program.
+        routing: settings of `RoutingSettings` for this program.
     """
 
     signature: Signature | None
@@ -60,6 +77,13 @@ class ProgramSpec:
     program: Program | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    module: Any = None
+    state: str | None = None
+    init: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Any, ...] = ()
+    lm: Any = None
+    dspy: Mapping[str, Any] = field(default_factory=dict)
+    routing: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: Mapping[str, Any] | ProgramSpec) -> ProgramSpec:
@@ -97,18 +121,45 @@ def _from_mapping(cls: type[ProgramSpec], spec: Mapping[str, Any], program_id: s
             f"a program comes from one source, not from {' and '.join(given)}",
             hint="Give one of examples, path and program",
         )
-    program = _program(spec.get("program"))
+    program, module = _programs(spec.get("program"), spec.get("module"))
     return cls(
-        signature=_signature(spec, program),
+        signature=_signature(spec, program, module),
         id=program_id,
         kind=_kind(spec.get("kind")),
         adapter=_text(spec, "adapter"),
         examples=spec.get("examples"),
-        path=_path(spec.get("path")),
+        path=_path(spec, "path"),
         program=program,
-        options=_options(spec.get("options")),
+        options=_mapping(spec, "options"),
         tags=_tags(spec.get("tags")),
+        module=module,
+        state=_path(spec, "state"),
+        init=_mapping(spec, "init"),
+        tools=_tools(spec.get("tools")),
+        lm=_lm(spec.get("lm")),
+        dspy=_mapping(spec, "dspy"),
+        routing=_mapping(spec, "routing"),
     )
+
+
+def with_learned_classes(spec: ProgramSpec) -> ProgramSpec:
+    """The spec with the classes of `str` outputs that its examples hold; they are checked as for fitting.
+
+    Raises:
+        InputError: an example does not fit the signature.
+    """
+    if spec.examples is None or spec.signature is None:
+        return spec
+    from dspex.learning.examples import read_examples  # not at the top: learning stands above adapters
+
+    return replace(spec, signature=read_examples(spec.signature, spec.examples)[0])
+
+
+def asked_kind(spec: ProgramSpec) -> str:
+    """The kind of a program that DSPy runs."""
+    if spec.kind is not None:
+        return spec.kind
+    return "predict" if spec.module is None and spec.state is None else "module"
 
 
 def natural_kind(signature: Signature) -> str:
@@ -119,7 +170,7 @@ def natural_kind(signature: Signature) -> str:
 def kind_error(kind: str, adapter: str, program: str | None = None) -> ProgramError:
     """The error for a kind that exists, but that `adapter` does not run."""
     if kind in DSPY_KINDS:
-        hint = "This kind runs on DSPy, and this version of dspex has no DSPy adapter"
+        hint = "This kind runs on DSPy: choose adapter 'dspy', 'dspy_pool' or 'auto'"
     elif kind == "embed":
         hint = "Embeddings are not in this version of dspex"
     else:
@@ -169,7 +220,7 @@ def _program_id(value: Any) -> str | None:
     return value
 
 
-def _signature(spec: Mapping[str, Any], program: Program | None) -> Signature | None:
+def _signature(spec: Mapping[str, Any], program: Program | None, module: Any) -> Signature | None:
     given = spec.get("signature")
     if given is not None:
         signature = Signature.of(given)
@@ -178,7 +229,7 @@ def _signature(spec: Mapping[str, Any], program: Program | None) -> Signature | 
         return signature
     if program is not None:
         return program.signature
-    if spec.get("path") is not None:
+    if module is not None or any(spec.get(key) is not None for key in ("path", "state")):
         return None
     raise SignatureError(
         "a program spec needs a signature",
@@ -186,17 +237,62 @@ def _signature(spec: Mapping[str, Any], program: Program | None) -> Signature | 
     )
 
 
-def _program(value: Any) -> Program | None:
-    if value is None:
-        return None
-    from dspex.program import Program
+def _programs(program: Any, module: Any) -> tuple[Program | None, Any]:
+    """(native program, DSPy module) of what stands under `program` and `module`."""
+    if program is not None:
+        from dspex.program import Program
 
-    if isinstance(value, Program):
+        if isinstance(program, Program):
+            return program, _module(module)
+        if _is_dspy(program, "Module") and module is None:
+            return None, program
+        raise ConfigError(
+            f"program is a fitted dspex.Program or a dspy.Module, not {type(program).__name__}",
+            hint="Make one with dspex.fit or dspex.load",
+        )
+    return None, _module(module)
+
+
+def _module(value: Any) -> Any:
+    if value is None or _is_dspy(value, "Module") or (isinstance(value, str) and _is_import_path(value)):
         return value
     raise ConfigError(
-        f"program is a fitted dspex.Program, not {type(value).__name__}",
-        hint="Make one with dspex.fit or dspex.load",
+        f"module is a dspy.Module or the import path of one, not {_short(value)}",
+        hint="For instance 'package.module:Name'",
     )
+
+
+def _is_dspy(value: Any, name: str) -> bool:
+    dspy = sys.modules.get("dspy")  # who has an object of DSPy's has imported it
+    found = getattr(dspy, name, None)
+    return isinstance(found, type) and isinstance(value, found)
+
+
+def _is_import_path(text: str) -> bool:
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+
+
+def _tools(value: Any) -> tuple[Any, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ConfigError(f"tools are a list of functions or import paths, not {_short(value)}")
+    for tool in value:
+        if not callable(tool) and not (isinstance(tool, str) and _is_import_path(tool)):
+            raise ConfigError(
+                f"a tool is a function or an import path, not {_short(tool)}",
+                hint="For instance 'package.module:function'",
+            )
+    return tuple(value)
+
+
+def _lm(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    if isinstance(value, Mapping) or _is_dspy(value, "BaseLM"):
+        return value
+    raise ConfigError("lm is the name of a configured LM, its settings, or a dspy.BaseLM")
 
 
 def _kind(value: Any) -> str | None:
@@ -212,20 +308,22 @@ def _text(spec: Mapping[str, Any], key: str) -> str | None:
     raise ConfigError(f"{key} is a non-empty string, not {_short(value)}")
 
 
-def _path(value: Any) -> str | None:
+def _path(spec: Mapping[str, Any], key: str) -> str | None:
+    value = spec.get(key)
     if value is None:
         return None
     if isinstance(value, str | os.PathLike) and (path := os.fspath(value)) and isinstance(path, str):
         return path
-    raise ConfigError(f"path names a saved program, and is not {_short(value)}")
+    raise ConfigError(f"{key} names a saved program, and is not {_short(value)}")
 
 
-def _options(value: Any) -> Mapping[str, Any]:
+def _mapping(spec: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = spec.get(key)
     if value is None:
         return {}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return dict(value)
-    raise ConfigError(f"options is a mapping with string keys, not {_short(value)}")
+    raise ConfigError(f"{key} is a mapping with string keys, not {_short(value)}")
 
 
 def _tags(value: Any) -> tuple[str, ...]:
