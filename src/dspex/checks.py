@@ -9,14 +9,18 @@ import functools
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import is_dataclass
 from enum import Enum
-from typing import Any, get_origin
+from typing import TYPE_CHECKING, Any, get_origin
 
 from dspex._signature_types import names_dspy
 from dspex.errors import DspexError, InputError, LMError, nearest
 from dspex.signature import Field, Signature
 
-__all__ = ["check_content", "check_inputs", "check_outputs", "label_of"]
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = ["check_content", "check_field", "check_inputs", "check_outputs", "label_of", "type_adapter"]
 
 
 class _Misfit(Exception):
@@ -78,6 +82,25 @@ def check_outputs(
     if partial:
         fields = {name: field for name, field in fields.items() if name in values}
     return _check(fields, values, "output", error, program, row)
+
+
+def check_field(field: Field, value: Any) -> Any:
+    """Returns the value of one field in the field's own type.
+
+    Raises:
+        InputError: as for `check_inputs`.
+    """
+    try:
+        return _CHECKS[field.kind](value, field)
+    except _Misfit as misfit:
+        raise InputError(
+            f"{field.role} {field.name!r}: {misfit}", field=field.name, hint=misfit.hint
+        ) from None
+
+
+def type_adapter(field: Field) -> TypeAdapter[Any]:
+    """pydantic's validator and writer of a field's type; bytes and infinities survive its JSON."""
+    return _type_adapter(field, field.annotation)
 
 
 def label_of(field: Field, value: Any, *, row: int | None = None) -> Any:
@@ -218,25 +241,37 @@ def _multilabel(value: Any, field: Field) -> list[Any]:
 
 
 def _other(value: Any, field: Field) -> Any:
-    try:
-        return _validator(field, field.annotation)(value)
+    try:  # strict: "3" is not an int, as it is not for the other kinds
+        return type_adapter(field).validate_python(value, strict=True)
     except ValueError:
         raise _wrong_type(value, field) from None
 
 
 @functools.lru_cache(maxsize=256)
-def _validator(field: Field, annotation: Any) -> Callable[[Any], Any]:
+def _type_adapter(field: Field, annotation: Any) -> TypeAdapter[Any]:
     # The annotation is a key of its own: fields compare by their type's name.
-    from pydantic import BaseModel, ConfigDict, TypeAdapter
+    from pydantic import ConfigDict, TypeAdapter
 
     if names_dspy(annotation):  # written in a string; the real type takes importing DSPy
         other_side = Field(f"not_{field.name}", str, "output" if field.role == "input" else "input")
         annotation = Signature([field, other_side]).to_dspy().fields[field.name].annotation
-    # Strict: "3" is not an int, as it is not for the other kinds. A model carries its own settings.
-    is_model = isinstance(annotation, type) and issubclass(annotation, BaseModel)
-    config = None if is_model else ConfigDict(arbitrary_types_allowed=True)
-    adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=config)
-    return lambda value: adapter.validate_python(value, strict=True)
+    config = ConfigDict(
+        arbitrary_types_allowed=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        ser_json_inf_nan="constants",
+    )
+    return TypeAdapter(annotation, config=None if _has_settings(annotation) else config)
+
+
+def _has_settings(annotation: Any) -> bool:
+    """Whether a type carries pydantic settings of its own, which may not be given from outside."""
+    from pydantic import BaseModel
+
+    if not isinstance(annotation, type):
+        return False
+    is_typeddict = hasattr(annotation, "__total__")  # typing.is_typeddict knows typing's own only
+    return issubclass(annotation, BaseModel) or is_typeddict or is_dataclass(annotation)
 
 
 _CHECKS: dict[str, Callable[[Any, Field], Any]] = {
@@ -272,7 +307,11 @@ def _wanted(field: Field) -> str:
 def _same(value: Any, known: Any) -> bool:
     # By type too: Literal[1, True] has two classes, although 1 == True.
     for candidate in (known, known.value) if isinstance(known, Enum) else (known,):
-        if value is candidate or (_family(value) is _family(candidate) and value == candidate):
+        if value is candidate:
+            return True
+        # Types first: a family takes longer to find, and there may be many classes.
+        alike = type(value) is type(candidate) or _family(value) is _family(candidate)
+        if alike and value == candidate:
             return True
     return False
 
