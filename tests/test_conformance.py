@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import lm_answers
 import pytest
 
 from dspex.adapters import Adapter, Health, ProgramSpec, create
@@ -15,6 +16,7 @@ from dspex.adapters.registry import BUILTIN
 from dspex.errors import DspexError, InputError, ProgramError, ResourceError
 from dspex.result import Result
 from dspex.testing import CASES, AdapterConformance
+from dspex.testing.lm_server import LMServer
 
 
 class TestMockConforms(AdapterConformance):
@@ -30,6 +32,41 @@ class TestNativeConforms(AdapterConformance):
 class TestNativePoolConforms(AdapterConformance):
     def make_adapter(self) -> Adapter:
         return create("native_pool", size=2)
+
+
+_SERVER = LMServer(lm_answers.answer)  # stands for the language model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _server() -> Iterator[None]:
+    with _SERVER:
+        yield
+        while _kept:
+            _kept.pop().close()
+
+
+class TestDspyConforms(AdapterConformance):
+    def make_adapter(self) -> Adapter:
+        return create("dspy", config={"lms": {"server": _SERVER.lm_config()}})
+
+
+class TestDspyPoolConforms(AdapterConformance):
+    def make_adapter(self) -> Adapter:
+        return create("dspy_pool", config={"lms": {"server": _SERVER.lm_config()}, "dspy_pool": {"size": 1}})
+
+    @pytest.fixture
+    def adapter(self) -> Iterator[Adapter]:
+        """One that earlier tests have used: a worker that imports DSPy takes a second to start."""
+        adapter = _kept.pop() if _kept else self.make_adapter()
+        yield adapter
+        if not adapter.closed:
+            adapter.configure_lm(_SERVER.lm_config())
+            for program in adapter.list_programs():
+                adapter.delete_program(program)
+            _kept.append(adapter)
+
+
+_kept: list[Adapter] = []
 
 
 def test_every_builtin_adapter_is_covered() -> None:

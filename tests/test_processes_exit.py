@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -132,14 +133,36 @@ from dspex.errors import ResourceError
 from processes_tools import pool
 p = pool(size=2)
 signal.signal(signal.SIGUSR1, lambda *_: p.close(0))
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
 try:
     while True:
         p.call("echo", 1)
 except ResourceError as error:
     print(error.message)
+p = pool(size=2)
+with p._fleet.lock:  # in the worst moment
+    os.kill(os.getpid(), signal.SIGUSR1)
+assert p.closed and not p.pids()
 """
     assert "closed" in clean_run(code)
+
+
+def test_a_pool_may_be_collected_at_the_worst_moment() -> None:
+    with pool() as p:
+        supervisor = p._supervisor
+
+        def collected() -> None:
+            with supervisor._pulling:  # as in the middle of waking it
+                supervisor.ask_to_close()
+
+        in_background(collected).result(5)
+        until(lambda: p.closed)
+
+
+def test_idle_workers_end_in_good_order_when_the_interpreter_does(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    clean_run(f"from processes_tools import pool; p = pool('toy_bare:make', handler_settings={str(trace)!r})")
+    assert trace.read_text() == "ended"
 
 
 def test_ctrl_c_during_a_call_costs_one_worker() -> None:

@@ -158,6 +158,11 @@ class Signature:
         return cls(parts.fields, instructions=parts.instructions, name=parts.name)
 
     @property
+    def dspy_class(self) -> Any:
+        """The ``dspy.Signature`` class it was read from, or None."""
+        return self._dspy
+
+    @property
     def fields(self) -> dict[str, Field]:
         """All fields by name, the inputs first."""
         return {**self.inputs, **self.outputs}
@@ -308,7 +313,7 @@ def _native_obstacle(field: Field) -> str | None:
 
 
 def _dspy_annotation(field: Field, dspy: Any) -> Any:
-    if field.opaque:
+    if field.opaque and sigtypes.names_dspy(field.annotation):  # else the type itself is at hand
         hint = "Use the dspy.Signature class that declares it"
         raise SignatureError(
             f"the type {sigtypes.short(field.type_name)} is known by name only", field=field.name, hint=hint
