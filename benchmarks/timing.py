@@ -64,6 +64,17 @@ def time_calls(call: Callable[[Mapping[str, Any]], Any], rows: Sequence[Mapping[
     return np.array(found, dtype=np.float64)
 
 
+def time_for(
+    call: Callable[[Mapping[str, Any]], Any], rows: Sequence[Mapping[str, Any]], seconds: float
+) -> Any:
+    """`time_calls`, over all rows again and again for at least so long."""
+    found: list[Any] = []
+    begin = perf_counter()
+    while not found or perf_counter() - begin < seconds:
+        found.append(time_calls(call, rows))
+    return np.concatenate(found)
+
+
 def time_in_turn(peers: Mapping[str, Peer], texts: Sequence[str], rounds: int = ROUNDS) -> dict[str, Timing]:
     """Single calls and whole lists for every peer, on one core, over distinct texts."""
     timings = {name: Timing() for name in peers}
@@ -89,12 +100,7 @@ def _one_block(peer: Peer, texts: Sequence[str], timing: Timing) -> None:
         peer.predict_many(texts)
         done += len(texts)
     timing.rows_per_s.append(done / passed)
-    call = peer.caller()
-    found: list[Any] = []
-    begin = perf_counter()
-    while not found or perf_counter() - begin < BLOCK_S:
-        found.append(time_calls(call, rows))
-    calls = (np.concatenate(found) - clock_ns()) / 1000
+    calls = (time_for(peer.caller(), rows, BLOCK_S) - clock_ns()) / 1000
     timing.p50.append(float(np.percentile(calls, 50)))
     timing.p99.append(float(np.percentile(calls, 99)))
 

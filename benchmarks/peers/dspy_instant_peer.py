@@ -13,17 +13,27 @@ class InstantEngine:
     """A DSPy engine that gives the same well-formed answer to every request."""
 
     def __init__(self, answer: str) -> None:
-        from dspy.lm15 import Message, Usage
+        from dspy.lm15 import Usage
 
-        self.message = Message.assistant(f"[[ ## label ## ]]\n{answer}\n\n[[ ## completed ## ]]")
+        self.message = self.saying("label", answer)
         self.usage = Usage()
+
+    @staticmethod
+    def saying(field: str, answer: str) -> Any:
+        """The message that gives one output this value."""
+        from dspy.lm15 import Message
+
+        return Message.assistant(f"[[ ## {field} ## ]]\n{answer}\n\n[[ ## completed ## ]]")
+
+    def said(self, request: Any) -> Any:
+        """The message that answers the request."""
+        return self.message
 
     def complete(self, request: Any) -> Any:
         from dspy.lm15 import Response
 
-        return Response(
-            id=None, model=request.model, message=self.message, finish_reason="stop", usage=self.usage
-        )
+        message = self.said(request)
+        return Response(id=None, model=request.model, message=message, finish_reason="stop", usage=self.usage)
 
     def close(self) -> None:
         pass

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pool import batches, groups, handoff, loops, noops, overload, plot, priorities, table
+from benchmarks import section_table
+from benchmarks.pool import batches, groups, handoff, loops, noops, overload, plot, priorities
 from benchmarks.pool.programs import Fitted, fitted
-from benchmarks.pool.rounds import Plan, say
-from benchmarks.pool.sections import Section
+from benchmarks.rounds import Plan, say
 from benchmarks.run import machine
+from benchmarks.sections import Section
 
 SETS = ("banking77", "clinc150", "sst2", "ag_news_small")
 QUICK_SETS = ("banking77", "ag_news_small")
@@ -130,7 +131,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(results, indent=1, default=float) + "\n")
     sections = [Section.of(data) for data in results["sections"]]
-    text = table.markdown(sections, results["machine"])
+    text = section_table.markdown("The worker pool", sections, results["machine"])
     (options.out / "pool.md").write_text(text)
     print(text)
     if options.plot:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks import native_pool
-from benchmarks.pool.rounds import Figures, say
+from benchmarks.rounds import Figures, say
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # removed at exit
 

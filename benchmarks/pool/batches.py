@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks import timing
 from benchmarks.pool.programs import Fitted, Inputs
-from benchmarks.pool.rounds import Block, Figures, Plan, repeated
-from benchmarks.pool.sections import Section, Target, difference
+from benchmarks.rounds import Block, Figures, Plan, repeated
+from benchmarks.sections import Section, Target, difference
 from dspex import Pool
 
 CHUNK = 256

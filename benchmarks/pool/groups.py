@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pool.programs import Fitted, Inputs
-from benchmarks.pool.rounds import Block, Figures, Plan, latencies, side_by_side
-from benchmarks.pool.sections import Section
+from benchmarks.rounds import Block, Figures, Plan, latencies, side_by_side
+from benchmarks.sections import Section
 from dspex import Pool
 
 THREADS = 32

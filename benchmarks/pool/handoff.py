@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.pool import bare
 from benchmarks.pool.programs import Fitted
-from benchmarks.pool.rounds import Block, Figures, Plan, latencies, time_calls
-from benchmarks.pool.sections import Section, Target
+from benchmarks.rounds import Block, Figures, Plan, latencies, time_calls
+from benchmarks.sections import Section, Target
 from dspex import Pool
 
 ONE_CORE = "executor, no-op, all on one core"

@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 from benchmarks.pool.programs import Fitted, Inputs
-from benchmarks.pool.rounds import Block, Figures, Plan, latencies
-from benchmarks.pool.sections import Section, Target, quotient
+from benchmarks.rounds import Block, Figures, Plan, latencies
+from benchmarks.sections import Section, Target, quotient
 from dspex import Pool
 
 CALLS = 1000

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.pool.handoff import noop
-from benchmarks.pool.rounds import Block, Figures, Plan, latencies, side_by_side
-from benchmarks.pool.sections import Section, Target
+from benchmarks.rounds import Block, Figures, Plan, latencies, side_by_side
+from benchmarks.sections import Section, Target
 from dspex import Pool
 
 WINDOW = 1000

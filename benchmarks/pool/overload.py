@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pool.rounds import Block, Figures, Plan
-from benchmarks.pool.sections import Section, Target
+from benchmarks.rounds import Block, Figures, Plan
+from benchmarks.sections import Section, Target
 from dspex import Pool
 from dspex.errors import PoolSaturated
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pool.sections import Section
+from benchmarks.sections import Section
 from benchmarks.timing import spread
 
 OURS, SECOND, PEER, INK = "#e0525f", "#d98e2b", "#4a90c4", "#7d8794"

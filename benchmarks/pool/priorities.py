@@ -12,8 +12,8 @@ from typing import Any
 
 from benchmarks.pool.batches import in_chunks
 from benchmarks.pool.programs import Fitted
-from benchmarks.pool.rounds import Block, Figures, Plan, latencies
-from benchmarks.pool.sections import Section
+from benchmarks.rounds import Block, Figures, Plan, latencies
+from benchmarks.sections import Section
 from dspex import Pool
 
 PAUSE_S = 500e-6

@@ -16,7 +16,7 @@ from typing import Any
 import dspex
 from benchmarks import datasets
 from benchmarks.peers.dspex_peer import SIGNATURES
-from benchmarks.pool.rounds import say
+from benchmarks.rounds import say
 
 Inputs = dict[str, str]
 

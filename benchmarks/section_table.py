@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.pool.rounds import OTHERS
-from benchmarks.pool.sections import Section, Target
+from benchmarks.rounds import OTHERS
+from benchmarks.sections import Section, Target
 from benchmarks.timing import spread
 
 
-def markdown(sections: Sequence[Section], machine: dict[str, Any]) -> str:
-    parts = ["# The worker pool", "", *_targets(sections)]
+def markdown(title: str, sections: Sequence[Section], machine: dict[str, Any]) -> str:
+    parts = [f"# {title}", "", *_targets(sections)]
     for section in sections:
         parts += _section(section)
     parts.append(
@@ -55,7 +55,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _short(value: float) -> str:
-    if value == 0:
-        return "0"
+    if value == round(value):
+        return f"{value:,.0f}"
     size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:z.2f}"

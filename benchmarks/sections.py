@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from benchmarks.pool.rounds import Series
+from benchmarks.rounds import Series
 from benchmarks.timing import ratio, spread
 
 
@@ -27,6 +27,10 @@ class Target:
     bound: float
     at_least: bool = True
     unit: str = "x"
+
+    @classmethod
+    def at_most(cls, what: str, values: Sequence[float], bound: float, unit: str = "") -> Target:
+        return cls(what, values, bound, at_least=False, unit=unit)
 
     @property
     def met(self) -> bool:
@@ -68,6 +72,10 @@ class Section:
         return [a / b for a, b in zip(own, other, strict=True)] if self.higher else [
             b / a for a, b in zip(own, other, strict=True)
         ]  # fmt: skip
+
+    def above_peer(self, case: str) -> list[float]:
+        """What the case's compared figure is above its peer's, round by round."""
+        return difference(self.cases[case][self.compared], self.cases[self.peer_of(case)][self.compared])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"targets": [asdict(each) | {"met": each.met} for each in self.targets]}

@@ -1,18 +1,22 @@
 """Blocks of work in turn, and what they need: threads that begin together, percentiles, a quiet machine.
 
 As in `benchmarks.timing`, every round gives each case one block and begins with another case; ratios are
-taken within a round. Unlike there, nothing is tied to one core: a pool is about the others.
+taken within a round. Unlike there, nothing is tied to one core: what uses several is measured here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +27,7 @@ from benchmarks import timing
 
 Figures = dict[str, float]
 Block = Callable[[], Figures]
+Call = Callable[[Mapping[str, Any]], Any]
 Series = dict[str, list[float]]
 """Figure -> one value a round."""
 
@@ -52,6 +57,48 @@ class Plan:
                         found[name].setdefault(figure, []).append(value)
         return found
 
+    def calls_in_turn(
+        self, calls: Mapping[str, Call], rows: Sequence[Mapping[str, Any]], rounds: int | None = None
+    ) -> dict[str, Series]:
+        """Latencies over the rows, a block of calls for each case in turn."""
+
+        def block(call: Call) -> Figures:
+            return latencies(timing.time_for(call, rows, self.block_s))
+
+        blocks: dict[str, Block] = {name: partial(block, call) for name, call in calls.items()}
+        for each in blocks.values():  # caches fill
+            each()
+        return self.in_turn(blocks, rounds)
+
+    def call_by_call(
+        self, calls: Mapping[str, Call], rows: Sequence[Mapping[str, Any]], rounds: int | None = None
+    ) -> dict[str, Series]:
+        """Latencies of cases that take turns with every call, in an order drawn anew for each: whatever the
+        machine does, it does it to all. For what differs by per cent; what takes a microsecond would be
+        measured with the caches that the case before it left.
+        """
+        found: dict[str, Series] = {name: {} for name in calls}
+        drawn = random.Random(0)
+        with timing.quiet():
+            _take_turns(calls, rows, self.block_s, drawn)  # caches fill
+            for _ in range(self.rounds if rounds is None else rounds):
+                load = Load()
+                taken = _take_turns(calls, rows, len(calls) * self.block_s, drawn)
+                others = load.others()
+                for name, nanoseconds in taken.items():
+                    for figure, value in (latencies(nanoseconds) | {OTHERS: others}).items():
+                        found[name].setdefault(figure, []).append(value)
+        return found
+
+    def once(self, blocks: Mapping[str, Block]) -> dict[str, Series]:
+        """One round of long blocks: nothing is repeated, and garbage is collected as it always is."""
+        found: dict[str, Series] = {}
+        for name, block in blocks.items():
+            load = Load()
+            figures = block()
+            found[name] = {figure: [value] for figure, value in (figures | {OTHERS: load.others()}).items()}
+        return found
+
     def _in_quiet(self, block: Block) -> Figures:
         """One block's figures. With patience left it waits for others, and repeats what they disturbed."""
         while True:
@@ -74,6 +121,24 @@ class Plan:
             self.waited_s += 0.15
 
 
+def _take_turns(
+    calls: Mapping[str, Call], rows: Sequence[Mapping[str, Any]], seconds: float, drawn: random.Random
+) -> dict[str, list[int]]:
+    """Nanoseconds of single calls, for about so long."""
+    clock, order = time.perf_counter_ns, list(calls.items())
+    found: dict[str, list[int]] = {name: [] for name in calls}
+    end = perf_counter() + seconds
+    for row in itertools.cycle(rows):
+        drawn.shuffle(order)
+        for name, call in order:
+            begin = clock()
+            call(row)
+            found[name].append(clock() - begin)
+        if perf_counter() > end:
+            return found
+    return found
+
+
 class Load:
     """Cores kept busy by others since it was made (Linux; 0 elsewhere). Exact to some per cent over 0.2 s."""
 
@@ -87,14 +152,25 @@ class Load:
 
     @staticmethod
     def _now() -> tuple[float, float, float]:
-        children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        own = time.process_time() + children.ru_utime + children.ru_stime
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = time.process_time() + ended.ru_utime + ended.ru_stime + _of_children()
         try:
             fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         except OSError:
             return perf_counter(), own, own
         user, nice, system, _, _, irq, softirq, steal = (int(word) for word in fields)
         return perf_counter(), (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), own
+
+
+def _of_children() -> float:
+    """Seconds of a core that the child processes which are there have used (Linux; 0 elsewhere)."""
+    ticks = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread, or the process, has just ended
+            for pid in listed.read_text().split():
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def side_by_side(count: int, work: Callable[[float], Any], seconds: float) -> tuple[list[Any], float]:
