@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +26,23 @@ for _name in (*variables(), CONFIG):
 def _dspy_cache() -> Iterator[None]:
     yield
     _CACHE.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _adapters_end() -> Iterator[None]:
+    yield
+    tools = sys.modules.get("dspy_adapter_tools")
+    while tools is not None and tools.made:
+        tools.made.pop().close()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _connections_end() -> Iterator[None]:
+    """DSPy closes the connections of an LM that was let go of when it is collected: not in another's test."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture

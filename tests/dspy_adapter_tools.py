@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dspy
 
 from dspex.adapters.dspy import DspyAdapter
-from dspex.testing.lm_server import LMServer
+from dspex.testing.lm_server import LMServer, Request
 
 STRESS = float(os.environ.get("DSPEX_STRESS", "1"))
 NO_RETRY = {"attempts": 1}
+made: list[DspyAdapter] = []  # closed after each test, see conftest.py
 LABEL = "text -> label: Literal['refund', 'card_lost']"
 
 
 def over(server: LMServer, *, lm: dict[str, Any] | None = None, **config: Any) -> DspyAdapter:
     """An adapter whose one LM is the server, without retries unless they are asked for."""
-    return DspyAdapter({"lms": {"server": server.lm_config(**{"retry": NO_RETRY, **(lm or {})})}, **config})
+    adapter = DspyAdapter(
+        {"lms": {"server": server.lm_config(**{"retry": NO_RETRY, **(lm or {})})}, **config}
+    )
+    made.append(adapter)
+    return adapter
 
 
 def program(server: LMServer, spec: dict[str, Any] | str = LABEL, **config: Any) -> tuple[DspyAdapter, str]:
@@ -125,11 +129,20 @@ async def aadd(a: int, b: int) -> int:
 add_tool = dspy.Tool(add, name="plus")
 
 
-@contextlib.contextmanager
-def waits_for(condition: Callable[[], bool], seconds: float = 5.0) -> Iterator[None]:
-    """After the block, waits until the condition holds."""
-    yield
-    wait_until(condition, seconds)
+def steps(*calls: tuple[str, dict[str, Any]]) -> Callable[[Request], dict[str, Any]]:
+    """Answers of an LM that calls these tools in turn, finishes, and answers with the last observation."""
+
+    def answer(request: Request) -> dict[str, Any]:
+        trajectory = request.fields.get("trajectory", "")
+        if "next_tool_name" not in request.output_fields:
+            last = trajectory.rpartition("## observation_")[0].rpartition("## observation_")[2]
+            number = "".join(c for c in last.partition("]]")[2].partition("[[")[0] if c.isdigit())
+            return {"reasoning": "done", "answer": int(number or 0)}
+        at = trajectory.count("## tool_name_")
+        name, args = calls[at] if at < len(calls) else ("finish", {})
+        return {"next_thought": "so", "next_tool_name": name, "next_tool_args": args}
+
+    return answer
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "over",
     "running",
     "scaled",
+    "settled",
     "until",
 ]
 
@@ -81,6 +82,12 @@ def error_of(work: Callable[[], Any]) -> Any:
 def running(adapter: DspyPoolAdapter) -> int:
     workers: int = adapter.get_stats()["pool"]["workers"]
     return workers
+
+
+def settled(adapter: DspyPoolAdapter) -> DspyPoolAdapter:
+    """Waits until its workers have done what they were told, and no call is under way."""
+    until(lambda: adapter.get_stats()["pool"]["idle"] == adapter.config.dspy_pool.size)
+    return adapter
 
 
 def echo(request: Request) -> dict[str, Any]:
@@ -216,8 +223,11 @@ class Acts:
             pass
 
     @staticmethod
-    def work(module: Any, argument: str) -> int:
-        return sum(number * number for number in range(int(argument)))
+    def work(module: Any, argument: str) -> str:
+        """Says when it began and ended."""
+        began = time.monotonic()
+        sum(number * number for number in range(int(argument)))
+        return f"{began} {time.monotonic()}"
 
     @staticmethod
     def exit(module: Any, argument: str) -> None:

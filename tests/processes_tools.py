@@ -1,10 +1,11 @@
-"""What the tests of worker processes share. Holds no tests.
+"""What the tests of worker processes share, also with the scripts that they run: no pytest. Holds no tests.
 
 DSPEX_STRESS=20 multiplies the counts of the long tests by 20.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,14 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from dspex.processes import ProcessPool
 from dspex.protection.deadline import Deadline
 
 STRESS = float(os.environ.get("DSPEX_STRESS", "1"))
 HANDLER = "toy_handlers:make"
-linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
+
+
+def __getattr__(name: str) -> Any:
+    """The mark `linux`, made when it is asked for: scripts do without pytest, which takes long to import."""
+    if name != "linux":
+        raise AttributeError(name)
+    import pytest
+
+    return pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")
 
 
 def scaled(count: int) -> int:
@@ -120,7 +127,8 @@ def children() -> set[int]:
     """The processes that this one has started and not yet waited for, zombies too."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
-        found |= {int(pid) for pid in (task / "children").read_text().split()}
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
     return found
 
 

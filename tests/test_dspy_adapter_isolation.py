@@ -234,6 +234,7 @@ def test_history_is_kept_where_it_is_asked_for(lm_server: LMServer) -> None:
             assert len(GLOBAL_HISTORY) == before + 2
             assert "who?" in str(GLOBAL_HISTORY[-1]["messages"])
         assert len(adapter.lms.get(None).history) == 4
+        assert len(adapter._program(pid).asked.module.history) == 4
     lm = dspy.LM("test/mine", engine=engine, cache=False)
     free = DspyAdapter()
     pid = free.create_program({"signature": LABEL, "dspy": {"history": True}})
@@ -323,6 +324,48 @@ def test_threads_that_dspy_starts_within_a_program_belong_to_the_call(lm_server:
         assert result.usage is not None
         assert result.usage["requests"] == 6
     assert len(GLOBAL_HISTORY) == length
+
+
+def test_an_lm_that_a_module_makes_leaves_no_history_either(lm_server: LMServer) -> None:
+    class Own(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("text -> label")
+
+        def forward(self, text: str) -> Any:
+            with dspy.context(lm=dspy.LM("test/own", engine=NamedEngine("own"), cache=False)):
+                return self.ask(text=text)
+
+    adapter, pid = program(lm_server, {"signature": "text -> label", "module": Own()})
+    length = len(GLOBAL_HISTORY)
+    assert adapter.execute_program(pid, ROW).label == "own"
+    assert len(GLOBAL_HISTORY) == length
+
+
+def test_a_program_within_a_stream_of_the_users_sends_nothing_into_it(lm_server: LMServer) -> None:
+    lm_server.answers = {"label": "refund", "reply": "word " * 20}
+    adapter, pid = program(lm_server)
+
+    class Around(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("text -> reply")
+
+        async def aforward(self, text: str) -> Any:
+            label = (await adapter.aexecute_program(pid, {"text": text})).label
+            assert adapter.execute_program(pid, {"text": text}, {"timeout": 5}).label == label
+            return await self.ask.acall(text=f"{text} {label}")
+
+    async def read() -> list[Any]:
+        stream = dspy.streamify(Around(), is_async_program=True)  # without listeners: every chunk
+        with dspy.context(lm=dspy.LM(**lm_server.lm_config(), cache=False)):
+            return [item async for item in stream(text="x")]
+
+    items = asyncio.run(read())
+    assert items[-1].reply.split() == ["word"] * 20
+    text = "".join(str(each.choices[0].delta.content or "") for each in items[:-1])
+    assert "refund" not in text
+    assert [entry.request.stream for entry in lm_server.requests] == [False, False, True]
 
 
 def test_a_protected_lm_can_be_copied_and_not_pickled(lm_server: LMServer) -> None:

@@ -120,9 +120,10 @@ def test_close_leaves_no_thread_and_no_socket(lm_server: LMServer) -> None:
             asyncio.run(adapter.aexecute_program(pid, ROW))
             adapter.execute_program(pid, ROW, {"lm": lm_server.lm_config(temperature=0.7)})
         assert sockets() > before
+        lms = [adapter.lms.get(name) for name in (None, "server")]  # somebody may still have one
         adapter.close()
         adapter.close()
-    del adapter
+    assert [lm.model for lm in lms] == ["openai/other", "openai/test-model"]
     gc.collect()
     wait_until(lambda: own_threads() == threads)
     # The server's ends are in this process too, and close when they have seen it.
@@ -163,6 +164,18 @@ def test_close_during_calls(lm_server: LMServer) -> None:
     wait_until(lambda: own_threads() == before)
     with pytest.raises(ProgramError, match="closed"):
         adapter.execute_program(pid, ROW)
+
+
+def test_close_during_the_pause_before_another_try(lm_server: LMServer) -> None:
+    lm_server.answers = Status(503, retry_after=0.5)
+    adapter, pid = program(lm_server, lm={"retry": {"attempts": 5, "backoff": 0.0}})
+    with ThreadPoolExecutor(2) as callers:
+        calls = [callers.submit(adapter.execute_program, pid, ROW, each) for each in (None, {"timeout": 30})]
+        lm_server.wait_for(2)
+        lm_server.wait_idle()
+        adapter.close()
+    assert [type(call.exception()) for call in calls] == [ProgramError] * 2
+    assert lm_server.count == 2
 
 
 def test_use_after_close(lm_server: LMServer) -> None:

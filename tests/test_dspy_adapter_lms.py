@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import weakref
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from dspex.adapters.dspy import DspyAdapter
 from dspex.config import Config
-from dspex.errors import ConfigError
-from dspex.testing.lm_server import LMServer
+from dspex.errors import ConfigError, LMError
+from dspex.testing.lm_server import LMServer, Status
 from dspy_adapter_tools import LABEL, NO_RETRY, NamedEngine, over, program
 
 NAME = "text -> label"
@@ -170,6 +171,12 @@ def test_keys_from_the_environment(lm_server: LMServer, monkeypatch: pytest.Monk
     assert "secret" not in repr(adapter.get_stats()) + repr(adapter.get_program_info(pid))
 
 
+def test_dspy_fetches_no_price_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP", raising=False)
+    DspyAdapter().configure_lm(named("one"))
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "true"
+
+
 def test_settings_reach_the_lm(lm_server: LMServer) -> None:
     lm_server.answers = {"label": "refund"}
     lm = {"temperature": 0.25, "max_tokens": 77, "options": {"top_p": 0.5}}
@@ -248,6 +255,17 @@ def test_what_is_changed_on_the_users_lm_is_heard(lm_server: LMServer) -> None:
     assert [entry.request.body["temperature"] for entry in lm_server.requests] == [0.1, 0.9]
     assert type(lm) is dspy.LM
     assert lm.num_retries == 3
+
+
+def test_the_users_retries_are_made_here_and_not_twice(lm_server: LMServer) -> None:
+    lm_server.answers = Status(500)
+    lm = dspy.LM("openai/mine", api_base=lm_server.url, api_key="k", cache=False, num_retries=1)
+    adapter = DspyAdapter()
+    pid = adapter.create_program({"signature": NAME})
+    with dspy.context(lm=lm), pytest.raises(LMError):
+        asks(adapter, pid)
+    assert lm_server.count == 2
+    lm.close()
 
 
 @pytest.mark.filterwarnings("ignore:Implementing custom LMs:DeprecationWarning")

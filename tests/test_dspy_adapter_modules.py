@@ -12,11 +12,13 @@ from typing import Any
 import dspy
 import pytest
 
+import dspex.dspy
+from dspex import demo
 from dspex.adapters.dspy import DspyAdapter
 from dspex.errors import ConfigError, InputError, LMError, ProgramError, SignatureError
 from dspex.result import Result
 from dspex.testing.lm_server import LMServer, Request, Status
-from dspy_adapter_tools import LABEL, Fixed, NamedEngine, OnlyAsync, TwoSteps, over, program
+from dspy_adapter_tools import LABEL, Fixed, NamedEngine, OnlyAsync, TwoSteps, instance, over, program
 
 SIGNATURE = "text -> topic, reply"
 
@@ -58,6 +60,13 @@ def test_a_module(lm_server: LMServer, spec: dict[str, Any], greeting: str) -> N
     assert info["kind"] == "module"
     assert info["program"]["module"] == "dspy_adapter_tools.TwoSteps"
     assert info["program"]["predictors"] == ["first", "second"]
+
+
+def test_an_instance_by_import_path_is_copied(lm_server: LMServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm_server.answers = answer
+    adapter, pid = program(lm_server, {"signature": SIGNATURE, "module": "dspy_adapter_tools:instance"})
+    monkeypatch.setattr(instance, "greeting", "other")
+    assert adapter.execute_program(pid, {"text": "hi"}).reply == "instance about money"
 
 
 def test_a_live_module_is_copied(lm_server: LMServer) -> None:
@@ -240,6 +249,27 @@ def test_predictors_in_frozen_parts_are_protected(lm_server: LMServer) -> None:
     lm_server.answers = {"reasoning": "", "reply": "yes"}
     adapter, pid = program(lm_server, {"signature": "text -> reply", "module": Outer()})
     assert adapter.execute_program(pid, {"text": "x"}).usage["lms"] == {"openai/frozen": 1}
+
+
+def test_a_native_step_asks_nobody(lm_server: LMServer) -> None:
+    native = dspex.dspy.Predict("text -> label").fit(demo.load())
+
+    class Sorts(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sort = native
+            self.reply = dspy.Predict("label -> reply")
+
+        def forward(self, text: str) -> Any:
+            label = self.sort(text=text).label
+            return dspy.Prediction(label=label, reply=self.reply(label=label).reply)
+
+    lm_server.answers = {"reply": "well"}
+    adapter, pid = program(lm_server, {"signature": "text -> label, reply", "module": Sorts()})
+    for call in ways(adapter, pid, {"text": "My card was charged twice for one ride"}):
+        lm_server.clear()
+        assert dict(call()) == {"label": "wrong_charge", "reply": "well"}
+        assert lm_server.count == 1
 
 
 # Saved programs

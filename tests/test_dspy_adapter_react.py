@@ -14,26 +14,10 @@ import pytest
 from dspex.adapters.dspy import DspyAdapter
 from dspex.errors import CallTimeoutError, ConfigError, LMError, ProgramError, ResourceError
 from dspex.result import Result
-from dspex.testing.lm_server import LMServer, Request
-from dspy_adapter_tools import aadd, add, over, program
+from dspex.testing.lm_server import Hang, LMServer, Request
+from dspy_adapter_tools import aadd, add, over, program, steps
 
 SIGNATURE = "question -> answer: int"
-
-
-def steps(*calls: tuple[str, dict[str, Any]]) -> Callable[[Request], dict[str, Any]]:
-    """Answers of an LM that calls these tools in turn, finishes, and answers with the last observation."""
-
-    def answer(request: Request) -> dict[str, Any]:
-        trajectory = request.fields.get("trajectory", "")
-        if "next_tool_name" not in request.output_fields:
-            last = trajectory.rpartition("## observation_")[0].rpartition("## observation_")[2]
-            number = "".join(c for c in last.partition("]]")[2].partition("[[")[0] if c.isdigit())
-            return {"reasoning": "done", "answer": int(number or 0)}
-        at = trajectory.count("## tool_name_")
-        name, args = calls[at] if at < len(calls) else ("finish", {})
-        return {"next_thought": "so", "next_tool_name": name, "next_tool_args": args}
-
-    return answer
 
 
 def both(adapter: DspyAdapter, pid: str, **options: Any) -> list[Callable[[], Result]]:
@@ -289,10 +273,7 @@ def test_what_a_tool_asks_ends_by_the_deadline_of_the_call(lm_server: LMServer) 
         return int(adapter.execute_program(inner, {"topic": topic}).number)
 
     def answer(request: Request) -> Any:
-        if "number" in request.output_fields:
-            time.sleep(0.6)
-            return {"number": 1}
-        return steps(("ask", {"topic": "t"}))(request)
+        return Hang() if "number" in request.output_fields else steps(("ask", {"topic": "t"}))(request)
 
     lm_server.answers = answer
     outer = adapter.create_program({"id": "outer", "signature": SIGNATURE, "kind": "react", "tools": [ask]})
@@ -302,7 +283,7 @@ def test_what_a_tool_asks_ends_by_the_deadline_of_the_call(lm_server: LMServer) 
             call()
         assert time.monotonic() - started < 0.5
         assert caught.value.program == "outer"
-    lm_server.wait_idle()
+        lm_server.wait_idle(1)
     assert adapter.get_stats()["errors"]["timeout"] >= 2
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import dspy
+import pydantic
+
 from dspex.adapters.dspy import DspyAdapter
 from dspex.errors import LMError
 from dspex.testing.lm_server import LMServer, Status
@@ -106,6 +109,23 @@ def test_answers_of_one_lm_are_not_anothers() -> None:
     adapter.configure_lm(lms["three"])
     assert adapter.execute_program(pid, ROW).label == "three"
     assert [engine.asked for engine in engines.values()] == [1, 1, 1]
+
+
+class Holder(pydantic.BaseModel):
+    thing: Any
+
+
+def test_inputs_that_cannot_be_compared_are_asked_each_time(lm_server: LMServer) -> None:
+    class Sort(dspy.Signature):
+        holder: Holder = dspy.InputField()
+        label: str = dspy.OutputField()
+
+    lm_server.answers = GOOD
+    settings = {"cache": {"size": 9}, "single_flight": True}
+    adapter, pid = program(lm_server, {"signature": Sort, "dspy": settings})
+    for thing, asked in ((1, 1), (1, 1), (object(), 2), (object(), 3)):
+        assert adapter.execute_program(pid, {"holder": Holder(thing=thing)}).label == "refund"
+        assert lm_server.count == asked
 
 
 def test_nothing_is_shared_or_kept_unless_asked_for(lm_server: LMServer) -> None:

@@ -24,8 +24,7 @@ from dspex.errors import (
 )
 from dspex.result import Result
 from dspex.testing.lm_server import Cut, Hang, LMServer, Slow, Status
-from dspy_adapter_tools import NamedEngine, TwoSteps, program, wait_until
-from test_dspy_adapter_react import steps
+from dspy_adapter_tools import NamedEngine, TwoSteps, program, steps, wait_until
 
 ROW = {"text": "tell me"}
 LONG = " ".join(f"word{number}" for number in range(40))
@@ -88,9 +87,10 @@ def test_reasoning_is_no_output_but_in_the_result(lm_server: LMServer) -> None:
 def test_modules_agents_and_outputs_that_are_no_text(lm_server: LMServer) -> None:
     lm_server.answers = {"topic": "money matters", "reply": LONG, "label": "refund"}
     adapter, pid = program(lm_server, {"signature": "text -> topic, reply", "module": TwoSteps()})
-    items = asyncio.run(streamed(adapter, pid))  # a module without aforward
-    assert pieces(items) == {"topic": "money matters", "reply": LONG}
-    assert items[-1].reply == f"dear {LONG}"
+    for options in ({}, {"timeout": 20}):
+        items = asyncio.run(streamed(adapter, pid, **options))  # a module without aforward
+        assert pieces(items) == {"topic": "money matters", "reply": LONG}
+        assert items[-1].reply == f"dear {LONG}"
     label = adapter.create_program({"signature": "text -> label: Literal['refund', 'other']"})
     items = asyncio.run(streamed(adapter, label))
     assert [type(item) for item in items] == [Result]
@@ -209,6 +209,36 @@ def test_who_stops_reading_ends_the_request(lm_server: LMServer) -> None:
         asyncio.run(way())
         lm_server.wait_idle(1)
         assert lm_server.requests[0].outcome == "gone"
+
+
+def test_code_of_a_stream_that_nobody_reads_ends(lm_server: LMServer) -> None:
+    ended = threading.Event()
+
+    class Stubborn(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("text -> reply")
+
+        def forward(self, text: str) -> Any:
+            try:
+                while True:
+                    try:
+                        self.ask(text=text)
+                    except Exception:
+                        time.sleep(0.01)
+            finally:
+                ended.set()
+
+    lm_server.answers = {"reply": LONG}
+    adapter, pid = program(lm_server, {"signature": "text -> reply", "module": Stubborn()})
+
+    async def reads_a_little() -> None:
+        stream = adapter.astream_program(pid, ROW)
+        await anext(stream)
+        await stream.aclose()
+
+    asyncio.run(reads_a_little())
+    assert ended.wait(5)
 
 
 class Fountain:

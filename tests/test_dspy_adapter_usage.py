@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from dspex.adapters.dspy import DspyAdapter
-from dspex.errors import DspexError
+from dspex.errors import DspexError, LMError, ResourceError
 from dspex.result import Result
 from dspex.testing.lm_server import LMServer, Status
 from dspy_adapter_tools import LABEL, NO_RETRY, NamedEngine, TwoSteps, over, program
@@ -166,6 +166,38 @@ def test_failed_calls_use_what_was_answered(lm_server: LMServer) -> None:
         adapter.execute_program(pid, ROW)
     spent = adapter._program(pid).asked._budget.stats()["tokens"]
     assert spent > 2 * len(ROW["text"].split())
+
+
+def test_several_samples_of_which_one_fails() -> None:
+    """DSPy asks twice for two; the first answer is paid, though the call fails."""
+
+    class Once(NamedEngine):
+        def complete(self, request: Any) -> Any:
+            if self.asked:
+                raise dspy.lm15.ServerError("the second")
+            return super().complete(request)
+
+    once = {
+        "model": "test/once",
+        "retry": NO_RETRY,
+        "prices": (1.0, 1.0),
+        "options": {"engine": Once("refund")},
+    }
+    adapter = DspyAdapter({"lms": {"once": once}, "dspy": {"budget": {"tokens": 15}}})
+    pid = adapter.create_program({"signature": LABEL, "init": {"n": 2}})
+    with pytest.raises(LMError):
+        adapter.execute_program(pid, ROW)
+    with pytest.raises(ResourceError, match="15 of 15 tokens"):
+        adapter.execute_program(pid, ROW)
+
+
+def test_what_dspy_had_kept_takes_no_tokens_of_the_limit(lm_server: LMServer) -> None:
+    lm_server.answers = {"label": "refund"}
+    limits = {"tokens_per_minute": 30_000, "max_wait": 0.0}  # 500 at once
+    adapter, pid = program(lm_server, lm={"cache": True, "temperature": 0.375, "limits": limits})
+    for _ in range(20):
+        adapter.execute_program(pid, ROW)
+    assert lm_server.count == 1
 
 
 def test_results_and_costs_are_observed(lm_server: LMServer) -> None:

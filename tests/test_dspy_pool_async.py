@@ -12,7 +12,7 @@ import pytest
 from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.errors import InputError, LMError, PoolSaturated, ProgramError
 from dspex.testing.lm_server import LMServer, Request
-from dspy_pool_tools import SERVER, borrowed, echo, in_threads, over, until
+from dspy_pool_tools import SERVER, borrowed, echo, in_threads, over, settled, until
 
 REPLY = "text -> reply"
 
@@ -161,6 +161,7 @@ def test_more_calls_than_may_wait(lm_server: LMServer) -> None:
     lm_server.delay = 0.3
     with over(lm_server, dspy_pool={"capacity": 1}) as adapter:
         pid = adapter.create_program({"signature": REPLY})
+        settled(adapter)
 
         async def main() -> list[Any]:
             calls = [adapter.aexecute_program(pid, row(n)) for n in range(5)]

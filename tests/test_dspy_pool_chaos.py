@@ -5,6 +5,7 @@ call says what it was. DSPEX_STRESS=14 makes it 200 kills.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -28,9 +29,9 @@ from dspy_pool_tools import (
 )
 from processes_tools import children, descriptors, linux
 
-#: Seconds within which all workers are to be there again after the last kill. A busy machine takes longer: to
-#: start one is half a second of CPU.
-AGAIN = 2.0 * float(os.environ.get("DSPEX_SLOW", "1"))
+#: Seconds within which all workers are to be there again after the last kill. More where the first ones took
+#: more, because other work goes on: a start is half a second of CPU.
+AGAIN = 2.0
 WORKERS = 4
 LOAD = {"lm": {"limits": {"concurrency": 16}}, "dspy_pool": {"size": WORKERS}}
 
@@ -50,9 +51,8 @@ class Killer:
         dice = random.Random(11)
         while self.kills < self._wanted:
             time.sleep(self._pause * dice.random() * 2)
-            pids = self._adapter.pool.pids()
-            if pids:
-                os.kill(dice.choice(pids), signal.SIGKILL)
+            with contextlib.suppress(IndexError, ProcessLookupError):  # there is none, or it has just gone
+                os.kill(dice.choice(self._adapter.pool.pids()), signal.SIGKILL)
                 self.kills += 1
         last = time.monotonic()
         until(lambda: running(self._adapter) == WORKERS, 60)
@@ -76,7 +76,9 @@ def test_kill_9_of_random_workers_under_load(lm_server: LMServer) -> None:
     lm_server.answers = echo
     counts: Counter[str] = Counter()
     before = descriptors(), children()
+    start = time.monotonic()
     with over(lm_server, **LOAD) as adapter:
+        again = max(AGAIN, 2 * (time.monotonic() - start))
         pid = adapter.create_program({"signature": "text -> reply", "kind": "chain_of_thought"})
         killer = Killer(adapter, scaled(15), 0.15)
 
@@ -96,7 +98,7 @@ def test_kill_9_of_random_workers_under_load(lm_server: LMServer) -> None:
                     assert reply == text[::-1]
                     counts["answered"] += 1
                 longest = max(longest, time.monotonic() - start)
-            assert longest < 10 * AGAIN
+            assert longest < 10 * again
             return n
 
         async def one(n: int) -> None:
@@ -113,7 +115,8 @@ def test_kill_9_of_random_workers_under_load(lm_server: LMServer) -> None:
             lambda number: asyncio.run(tasks()) if number == 7 else work(number), 8, 60 + 3 * scaled(15)
         )
         killer.outcome.result()
-        assert killer.took < AGAIN, killer.took
+        print(f"{counts}, all back after {killer.took:.2f} s; a start took {again / 2:.2f} s")
+        assert killer.took < again, killer.took
         assert counts["answered"] > counts["failed"]
         stats = adapter.get_stats()
         assert stats["pool"]["lost"] >= 0.9 * scaled(15)

@@ -13,7 +13,7 @@ import pytest
 from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.errors import CommunicationError, DspexError, LMError, ProgramError
 from dspex.testing.lm_faults import HalfRight, Malformed
-from dspy_pool_tools import LABEL, SERVER, borrowed, in_threads, running, until
+from dspy_pool_tools import LABEL, SERVER, borrowed, in_threads, running, settled, until
 from processes_tools import linux
 
 ACTING = {"signature": "text -> said", "module": "dspy_pool_tools:Acting", "id": "it"}
@@ -77,7 +77,7 @@ def test_a_program_may_write_to_stdout_and_fork(adapter: DspyPoolAdapter) -> Non
         assert said(adapter, "fork") == "3"
         assert said(adapter, "reverse abc") == "cba"
     assert adapter.pool.pids() == workers
-    assert adapter.health_check()
+    assert settled(adapter).health_check()
 
 
 def test_a_program_that_goes_elsewhere(adapter: DspyPoolAdapter, tmp_path: Path) -> None:

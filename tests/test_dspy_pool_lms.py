@@ -14,7 +14,18 @@ from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.errors import ConfigError, DspexError
 from dspex.testing.lm_faults import Status
 from dspex.testing.lm_server import LMServer
-from dspy_pool_tools import LABEL, NO_RETRY, SERVER, borrowed, error_of, in_background, over, running, until
+from dspy_pool_tools import (
+    LABEL,
+    NO_RETRY,
+    SERVER,
+    borrowed,
+    error_of,
+    in_background,
+    over,
+    running,
+    settled,
+    until,
+)
 from processes_tools import linux
 
 SECRET = "sk-secret-7f3a"
@@ -185,12 +196,12 @@ def test_an_lm_that_cannot_be_made_in_a_worker_is_no_other_one(
     adapter.configure_lm({"model": "openai/x", "options": {"engine": "only_here:ready"}})
     with pytest.raises(ConfigError, match="not there"):
         adapter.execute_program(pid, {"text": "x"})
-    until(lambda: not adapter.health_check())
+    settled(adapter)
     assert "configure_lm" in adapter.health_check().reason
     assert SERVER.count == 0
     adapter.configure_lm(SERVER.lm_config(retry=NO_RETRY))
     assert adapter.execute_program(pid, {"text": "x"}).label == "refund"
-    assert adapter.health_check()
+    assert settled(adapter).health_check()
 
 
 def test_a_module_that_can_be_found_since_the_workers_were_started(

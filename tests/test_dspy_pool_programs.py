@@ -10,7 +10,7 @@ import pytest
 
 from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.errors import CallTimeoutError, ConfigError, ProgramError, SignatureError
-from dspy_pool_tools import LABEL, SERVER, Wrapping, borrowed, echo, in_background, running, until
+from dspy_pool_tools import LABEL, SERVER, Wrapping, borrowed, echo, in_background, running, settled, until
 
 ACTING = {"signature": "text -> said", "module": "dspy_pool_tools:Acting", "id": "acting"}
 
@@ -47,7 +47,7 @@ def test_programs_are_there_on_replaced_workers_and_deleted_ones_are_not(adapter
     with pytest.raises(ProgramError, match="no such program"):
         adapter.execute_program("gone", {"text": "x"})
     assert adapter.list_programs() == ["kept", "acting"]
-    assert adapter.health_check()
+    assert settled(adapter).health_check()
 
 
 def test_a_program_that_is_made_again_under_its_id_is_the_new_one_everywhere(
@@ -78,6 +78,21 @@ def test_a_call_under_way_ends_when_its_program_is_deleted(adapter: DspyPoolAdap
     assert [call.result().label for call in calls] == ["refund"] * 4
 
 
+def test_a_call_of_the_program_before_is_not_answered_by_the_new_one(adapter: DspyPoolAdapter) -> None:
+    SERVER.answers = {"label": "refund"}
+    SERVER.delay = 0.3
+    session = {"session": "a"}
+    adapter.create_program({"signature": LABEL, "id": "it"})
+    # The second one waits for the session's worker, which meanwhile has heard of the new program.
+    calls = [in_background(lambda: adapter.execute_program("it", {"text": "x"}, session)) for _ in range(2)]
+    until(lambda: SERVER.in_flight == 1 and adapter.get_stats()["pool"]["waiting"] == 1)
+    adapter.delete_program("it")
+    adapter.create_program({"signature": "text -> label: bool", "id": "it"})
+    assert [call.result().label for call in calls] == ["refund"] * 2
+    SERVER.answers, SERVER.delay = {"label": "True"}, 0.0
+    assert adapter.execute_program("it", {"text": "x"}, session).label is True
+
+
 def test_a_worker_that_could_not_make_a_program_tries_again_when_it_is_called(
     adapter: DspyPoolAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,14 +107,14 @@ def test_a_worker_that_could_not_make_a_program_tries_again_when_it_is_called(
     )
     monkeypatch.syspath_prepend(tmp_path)
     adapter.create_program({"module": "one_only:Wrapping", "id": "it"})
-    until(lambda: not adapter.health_check())
+    settled(adapter)
     assert "program 'it'" in adapter.health_check().reason
     lock.rmdir()
     SERVER.delay = 0.02
     rows = [{"text": str(number)} for number in range(6)]
     assert {result.label for result in adapter.execute_batch("it", rows)} == {"refund"}
     adapter.delete_program("it")
-    assert adapter.health_check()
+    assert settled(adapter).health_check()
 
 
 def test_the_error_of_a_program_that_cannot_be_made_any_more(
@@ -146,7 +161,7 @@ def test_what_a_program_keeps_is_not_shared_with_the_caller(adapter: DspyPoolAda
 
 def test_sessions_stick_to_a_worker_and_move_when_it_dies(adapter: DspyPoolAdapter) -> None:
     adapter.create_program(ACTING)
-    until(lambda: adapter.get_stats()["pool"]["idle"] == 2)  # both know it
+    settled(adapter)  # both know it
     first = [said(adapter, "calls", "a").split() for _ in range(5)]
     assert len({pid for pid, _ in first}) == 1
     assert [int(count) for _, count in first] == list(range(1, 6))  # the module's own state lives there

@@ -200,11 +200,11 @@ def test_the_breaker_opens_for_all_workers_and_lets_probes_through(adapter: Dspy
 
 def test_a_circuit_that_opens_ends_the_tries_of_a_call(adapter: DspyPoolAdapter) -> None:
     """The pause before the next try is not waited for when the parent says that there will be none."""
-    SERVER.answers = failing("breaks_now")
+    SERVER.answers = Status(503, retry_after=10)
     settings = SERVER.lm_config(
         model="openai/breaks_now",
         breaker={**BREAKER, "min_calls": 1, "cooldown": 60.0},
-        retry={"attempts": 5, "backoff": 30.0},
+        retry={"attempts": 5},
     )
     pid = adapter.create_program({"signature": REPLY, "lm": settings})
     before = time.monotonic()
@@ -288,6 +288,25 @@ def test_a_killed_worker_gives_its_place_back(adapter: DspyPoolAdapter) -> None:
     assert guard(adapter, "one")["under_way"] == 0
 
 
+def test_a_worker_that_is_killed_while_it_waits_gets_no_place(adapter: DspyPoolAdapter) -> None:
+    SERVER.delay = 0.6
+    acting = adapter.create_program({"signature": "text -> said", "module": "dspy_pool_tools:Acting"})
+    session = {"session": "b"}
+    worker = int(adapter.execute_program(acting, {"text": "pid"}, session).said)
+    pid = adapter.create_program({"signature": REPLY, "lm": "one"})
+    until(lambda: adapter.get_stats()["pool"]["idle"] == SIZE)
+    held = in_background(lambda: ask(adapter, pid, "held"))
+    SERVER.wait_for(1)
+    lost = in_background(lambda: error_of(lambda: adapter.execute_program(pid, {"text": "x"}, session)))
+    until(lambda: guard(adapter, "one")["waiting"] == 1)
+    os.kill(worker, 9)
+    assert isinstance(lost.result(), CommunicationError)
+    assert ask(adapter, pid).reply == "cba"
+    assert held.result().reply == "dleh"
+    assert guard(adapter, "one")["under_way"] == 0
+    assert SERVER.count == 2
+
+
 def test_a_cancelled_call_keeps_its_place_until_its_request_ends(adapter: DspyPoolAdapter) -> None:
     SERVER.answers = acts
     SERVER.delay = 0.2
@@ -321,3 +340,14 @@ def test_single_flight_and_cache_stand_before_the_pool(adapter: DspyPoolAdapter)
     assert SERVER.count == 2
     adapter.execute_program(cached, {"text": "abc"}, {"lm": "two"})  # of another LM
     assert SERVER.count == 3
+
+
+def test_requests_of_a_call_that_fails_count(adapter: DspyPoolAdapter) -> None:
+    """The LM answered, though nobody can use it."""
+    pid = adapter.create_program({"signature": "text -> n: int", "lm": "plain"})
+    before = guard(adapter, "plain")
+    with pytest.raises(LMError, match="does not fit"):
+        ask(adapter, pid)
+    after = guard(adapter, "plain")
+    assert after["succeeded"] - before["succeeded"] == SERVER.count >= 1
+    assert after["cancelled"] == before["cancelled"]

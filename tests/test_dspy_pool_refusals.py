@@ -77,6 +77,12 @@ def with_config() -> Any:
     return module
 
 
+def with_callbacks() -> Any:
+    module = Wrapping()
+    module.ask.callbacks = [dspy.utils.callback.BaseCallback()]
+    return module
+
+
 def odd_demo() -> Any:
     module = Wrapping()
     module.ask.demos = [dspy.Example(text=object(), label="refund")]
@@ -119,6 +125,7 @@ CASES: list[tuple[Any, type[DspexError], str | None, str]] = [
     ({"module": changed("second", None)}, ProgramError, "module", "it has no part 'self.second'"),
     ({"module": retyped()}, ProgramError, "module", "self.ask.signature is not what its class makes it"),
     ({"module": with_config()}, ProgramError, "module", "self.ask.config is not what its class makes it"),
+    ({"module": with_callbacks()}, ProgramError, "module", "self.ask.callbacks is not what its class"),
     ({"module": odd_demo()}, ProgramError, "module", "its state is no JSON"),
     ({"module": Wrapping(), "init": {"x": 1}}, ConfigError, "init", "takes no init"),
     ({"module": Wrapping(), "kind": "predict"}, ConfigError, "kind", "has the kind 'module'"),
@@ -227,6 +234,8 @@ def test_pickles_where_they_are_allowed(lm_server: LMServer, tmp_path: Any) -> N
             adapter.create_program({"module": module, "signature": signature})
         for program in adapter.list_programs()[:3]:
             assert adapter.execute_program(program, {"text": "x"}).label == "refund"
+        with pytest.raises(ProgramError, match="callbacks"):
+            adapter.create_program({"module": with_callbacks()})
         saved = adapter.create_program({"state": str(whole)})
         assert adapter.execute_program(saved, {"text": "x"}).label == "refund"
         types = {"inputs": {"text": str}, "outputs": {"colour": Colour, "model": Model}}

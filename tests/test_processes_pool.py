@@ -54,8 +54,8 @@ def test_calls_of_many_threads_do_not_mix() -> None:
 def test_workers_work_side_by_side() -> None:
     with pool(size=4) as p:
         start = time.monotonic()
-        pids = in_threads(lambda _: p.call("sleep", 0.2), 4)
-        assert time.monotonic() - start < 0.6
+        pids = in_threads(lambda _: p.call("sleep", 0.4), 4)
+        assert time.monotonic() - start < 1.3
         assert len(set(pids)) == 4
 
 
@@ -126,7 +126,7 @@ def test_a_stuck_call_ends_at_its_deadline_and_its_worker_with_it(op: str, paylo
         with pytest.raises(CallTimeoutError) as caught:
             p.call(op, payload, deadline=after(0.2), program="p")
         took = time.monotonic() - start
-        assert 0.19 < took < 1.0
+        assert 0.19 < took < 2.0
         assert caught.value.retryable
         assert caught.value.program == "p"
         until(lambda: not is_alive(stuck))
@@ -307,10 +307,10 @@ def test_a_worker_is_replaced_after_so_many_calls() -> None:
 
 
 def test_the_old_worker_goes_on_until_the_new_one_is_ready() -> None:
-    with pool("toy_handlers:make_slowly", handler_settings=0.3, max_calls=1) as p:
+    with pool("toy_handlers:make_slowly", handler_settings=0.8, max_calls=1) as p:
         (first,) = p.pids()
         p.call("pid")
-        assert p.call("pid", deadline=after(0.25)) == first  # nobody waits for the replacement
+        assert p.call("pid", deadline=after(0.7)) == first  # nobody waits for the replacement
         until(lambda: p.pids() and p.pids() != [first])
 
 

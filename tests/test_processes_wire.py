@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pydantic
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import TypedDict
 
@@ -246,6 +246,7 @@ json_values = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(), json_values))
 def test_any_json_comes_back(value: dict[str, Any]) -> None:
     assert round_trip(dict[str, Any], value) == value

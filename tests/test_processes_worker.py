@@ -189,14 +189,14 @@ def test_ctrl_c_is_the_parents_affair() -> None:
         assert process.channel.call("echo", 1) == 1
 
 
-@pytest.mark.parametrize(("op", "payload"), [("sleep", 0.5), ("spin", 0.5)])
+@pytest.mark.parametrize(("op", "payload"), [("sleep", 1.2), ("spin", 1.2)])
 def test_pings_are_answered_during_a_call(op: str, payload: float) -> None:
     with worker() as process:
         outcome = in_background(lambda: process.channel.call(op, payload, after(20)))
         until(lambda: process.channel._sent)
         time.sleep(0.05)  # the call is running now
         number = process.channel.send_ping()
-        until(lambda: process.channel.pongs == number, 0.44)
+        until(lambda: process.channel.pongs == number, 1.1)
         assert not outcome.done
         outcome.result()
 

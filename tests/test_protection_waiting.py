@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dspex.errors import DspexError, ResourceError
+from dspex.errors import CallTimeoutError, DspexError, ResourceError
 from dspex.protection import NEVER, Deadline, LMGuard, Permit
 from test_pool_tools import in_threads, new_loop, on_both_loops, run, scaled, until
 from test_protection_tools import Down, a_guard, fail
@@ -274,6 +274,19 @@ def test_a_loop_that_is_held_up_does_not_hold_up_the_others() -> None:
         assert time.monotonic() - begin < 1
         end.set()
         blocked.result()
+
+
+def test_nobody_stands_behind_one_whose_time_is_over() -> None:
+    guard = a_guard(requests_per_minute=300, burst=1)  # one in 0.2 s
+    guard.admit(NEVER).succeeded()
+    with asyncio.Runner() as runner:
+        task = runner.get_loop().create_task(guard.aadmit(Deadline.after(0.25)))
+        runner.run(asyncio.sleep(0))
+        assert waiting(guard) == 1
+        time.sleep(0.3)  # its loop does not run any more
+        guard.admit(Deadline.after(0.15)).succeeded()
+        with pytest.raises(CallTimeoutError):
+            runner.run(asyncio.wait_for(task, 5))
 
 
 def test_ctrl_c_gives_the_place_in_the_queue_back() -> None:

@@ -198,7 +198,7 @@ def _float(value: Any, field: Field) -> float:
 
 def _vector(value: Any, field: Field) -> Any:
     items = value if isinstance(value, list | tuple) else _buffer_items(value)
-    if not isinstance(items, list | tuple) or not items:
+    if not isinstance(items, list | tuple) or (not items and field.role == "input"):
         raise _wrong_type(value, field)
     numbers = []
     for index, item in enumerate(items):

@@ -93,12 +93,10 @@ class Admission:
         """
         self.check_budget()
         guard, deadline = self._guard(lm), Deadline.after(left)
-        # Where it waits, another thread does: this one has to hear how the call's other requests end.
-        return (
-            Later(lambda: self._admitted(guard, deadline))
-            if guard.limited
-            else self._admitted(guard, deadline)
-        )
+        if guard.limited:
+            # Another thread waits: this one has to hear how the call's other requests end.
+            return Later(lambda: self._admitted(guard, deadline))
+        return self._admitted(guard, deadline)
 
     def peek(self, lm: str) -> None:
         """Nothing, while the LM would be asked.

@@ -21,7 +21,7 @@ from dspex.adapters.local import LocalAdapter, Runner, _Held
 from dspex.adapters.spec import KINDS, ProgramSpec, asked_kind, natural_kind
 from dspex.checks import check_inputs
 from dspex.config import Config, DspySettings
-from dspex.errors import CallTimeoutError, ConfigError, DspexError
+from dspex.errors import CallTimeoutError, ConfigError, DspexError, InputError
 from dspex.protection import NEVER, AnswerCache, Deadline, SingleFlight
 from dspex.result import Result, Route
 from dspex.signature import Signature
@@ -85,7 +85,8 @@ class Program:
         """One call. Options: `timeout`, in seconds, and those of the adapter's `asked`."""
         checked = check_inputs(self.signature, inputs, program=self.id, row=row)
         deadline, rest = self.deadline(options)
-        if not self._shares:
+        key = self._key(checked, rest) if self._shares else None
+        if key is None:
             return self._ask(checked, deadline, rest)
         mine: list[Result] = []
 
@@ -93,7 +94,6 @@ class Program:
             mine.append(self._ask(checked, deadline, rest))
             return self._keep(key, mine[0])
 
-        key = self._key(checked, rest)
         kept = self._cache.get(key) if self._cache is not None else None
         if kept is not None:
             return kept.again(self.backend, "an answer kept from an equal call")
@@ -104,7 +104,8 @@ class Program:
         """`run`, as a task."""
         checked = check_inputs(self.signature, inputs, program=self.id)
         deadline, rest = self.deadline(options)
-        if not self._shares:
+        key = self._key(checked, rest) if self._shares else None
+        if key is None:
             return await self._aask(checked, deadline, rest)
         mine: list[Result] = []
 
@@ -112,7 +113,6 @@ class Program:
             mine.append(await self._aask(checked, deadline, rest))
             return self._keep(key, mine[0])
 
-        key = self._key(checked, rest)
         kept = self._cache.get(key) if self._cache is not None else None
         if kept is not None:
             return kept.again(self.backend, "an answer kept from an equal call")
@@ -225,14 +225,13 @@ class Program:
         if usage is not None and (usd := usage.get("usd")) is not None:
             self._costs.append(usd)
 
-    def _key(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[object, str]:
-        """Equal for calls with equal inputs that ask the same LM.
-
-        Raises:
-            InputError: inputs that cannot be written down cannot be compared.
-        """
+    def _key(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[object, str] | None:
+        """Equal for calls with equal inputs that ask the same LM; None: the inputs cannot be written down."""
         asks = self.asked.asks(options.get("lm"))
-        return asks, json.dumps(to_wire(self.signature.inputs, inputs, program=self.id), sort_keys=True)
+        try:
+            return asks, json.dumps(to_wire(self.signature.inputs, inputs), sort_keys=True)
+        except InputError:
+            return None
 
     def _keep(self, key: tuple[object, str], result: Result) -> _Kept:
         kept = _Kept(result)

@@ -7,8 +7,10 @@ run on an event loop. Other people's code cannot be stopped at all: it runs on a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any, TypeVar
@@ -80,10 +82,14 @@ class LoopThread:
             for done in list(self._pending):  # what came too late to be begun
                 done.cancel()
 
+    def stop(self) -> None:
+        """Has the thread cancel what runs and end, and does not wait for that."""
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
     def close(self) -> None:
         """Cancels what runs, and ends the thread if that ends."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self.stop()
         if not self.is_current:
             self._thread.join(_CLOSING)
 
@@ -124,6 +130,9 @@ class Loops:
                 raise ProgramError("the adapter is closed")
             if self._shared is None:
                 self._shared = LoopThread("dspex-dspy-requests")
+                # An adapter that is dropped unclosed leaves no thread behind.
+                self._dropped = weakref.finalize(self, self._shared.stop)
+                self._dropped.atexit = False
             return self._shared
 
     def close(self) -> None:
@@ -137,6 +146,8 @@ class Loops:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         keep_of_parent(self._shared)
+        if self._shared is not None:
+            self._dropped.detach()
         self._shared = None  # its thread is not there
 
 

@@ -36,7 +36,6 @@ def made_lm(settings: LMSettings, at: str = "lm") -> Any:
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
         "cache": settings.cache,
-        "num_retries": 0,  # `retry` says that
         **engines,
         **options,
     }

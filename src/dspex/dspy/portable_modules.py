@@ -58,7 +58,10 @@ def packed_module(module: Any, packing: Packing) -> dict[str, Any]:
             return data
         raise _Unfit(difference)
     except _Unfit as unfit:
-        return packing.pickled(module, _refusal(str(unfit), "module", packing.program))
+        refusal = _refusal(str(unfit), "module", packing.program)
+        if any(getattr(part, "callbacks", None) for part in _parts(module).values()):
+            raise refusal from None  # DSPy leaves them out of pickles too
+        return packing.pickled(module, refusal)
 
 
 def unpacked_module(data: Mapping[str, Any]) -> Any:
@@ -202,7 +205,7 @@ _OF_OPTIMIZERS = frozenset({
     *("total_calls", "prompt_model_total_calls", "results_best", "results_latest", "simba_idx"),
     *("_compiled", "stage", "traces", "train", "_dspex_reasons"),
 })  # fmt: skip
-_IGNORED = _OF_OPTIMIZERS | {"callbacks", "history", "demos", "lm"}
+_IGNORED = _OF_OPTIMIZERS | {"history", "demos", "lm"}
 
 
 def _parts(module: Any, kind: type | None = None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ class RemoteCall:
         self._context = context
         self._number = number
         self._prepaid = dict(prepaid)
-        self._unsaid: list[tuple[str, dict[str, Any]]] = []
+        self._unsaid: deque[tuple[str, dict[str, Any]]] = deque()
         self._has_failed = False
 
     @contextlib.contextmanager
@@ -81,31 +82,38 @@ class RemoteCall:
         """Tells the parent how a request ended; one that went well, and whose place nobody waits for, is told
         with what comes next.
         """
-        if how["ok"] and not waits:
-            self._unsaid.append(("ended", how))
-            return
+        self._unsaid.append(("ended", how))
         self._has_failed = self._has_failed or how["ok"] is False
-        self.tell("ended", how)
+        if waits or not how["ok"]:
+            self.say()
+
+    def charge(self, tokens: int | None, usd: float | None) -> None:
+        """Tells the parent what a request used."""
+        self._unsaid.append(("charge", {"tokens": tokens, "usd": usd}))
+        self.say()
 
     def ask(self, op: str, **what: Any) -> Any:
-        """The parent's answer."""
-        self._say()
+        """The parent's answer.
+
+        Raises:
+            DspexError: as `admit`.
+        """
+        self.say()
         return self._context.ask(op, {"call": self._number, **what})
 
-    def tell(self, op: str, what: dict[str, Any]) -> None:
-        """Tells the parent something, if it still listens."""
+    def say(self) -> None:
+        """Tells the parent what it has not been told, if it still listens."""
         with contextlib.suppress(CommunicationError):
-            self._say()
-            self._context.tell(op, {"call": self._number, "what": what})
+            for op, what in self.unsaid():
+                self._context.tell(op, {"call": self._number, "what": what})
 
     def unsaid(self) -> list[tuple[str, dict[str, Any]]]:
         """What the parent has not been told, for the answer of the call to take along."""
-        unsaid, self._unsaid = self._unsaid, []
-        return unsaid
-
-    def _say(self) -> None:
-        for op, what in self.unsaid():
-            self._context.tell(op, {"call": self._number, "what": what})
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._unsaid.popleft())
+        return taken
 
 
 class RemotePermit:
@@ -176,7 +184,7 @@ class RemoteBudget:
         pass
 
     def charge(self, tokens: int | None, usd: float | None) -> None:
-        _current().tell("charge", {"tokens": tokens, "usd": usd})
+        _current().charge(tokens, usd)
 
 
 def _found() -> RemoteCall | None:

@@ -162,14 +162,16 @@ class DspyProgram:
     def _run(self, call: Call, lm: Any, arguments: dict[str, Any]) -> Any:
         """The call in this thread."""
         if self._is_plain and not setting("callbacks"):
-            # What Module.__call__ does where nobody listens: a context, which this one can be as well.
-            callers = [*(setting("caller_modules") or ()), self.module]
-            with entered(call, lm, self._settings, caller_modules=callers):
+            # What Module.__call__ does where nobody listens is to say who calls, for histories.
+            with entered(call, lm, self._settings, **(self._callers() if call.history else {})):
                 return type(self.module).forward(self.module, **arguments)
         if self._is_sync:
             with entered(call, lm, self._settings):
                 return self.module(**arguments)
         return asyncio.run(self._arun(call, lm, arguments))
+
+    def _callers(self) -> dict[str, Any]:
+        return {"caller_modules": [*(setting("caller_modules") or ()), self.module]}
 
     async def _arun(self, call: Call, lm: Any, arguments: dict[str, Any]) -> Any:
         """The call in this task."""

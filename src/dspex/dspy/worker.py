@@ -112,9 +112,12 @@ class Handler:
             raise self._misconfigured
         program = self._program(payload, remote)
         inputs = from_wire(program.signature.inputs, payload["inputs"], program=program.id)
-        with remote.entered(), _telling_why(program.id), _nothing_left_behind(context):
-            result = program.ask(inputs, _deadline(context), payload["lm"])
-            return {**_packed(program, result), "told": remote.unsaid()}
+        try:
+            with remote.entered(), _telling_why(program.id), _nothing_left_behind(context):
+                result = program.ask(inputs, _deadline(context), payload["lm"])
+                return {**_packed(program, result), "told": remote.unsaid()}
+        finally:
+            remote.say()  # of a call that failed
 
     def _program(self, payload: Mapping[str, Any], remote: RemoteCall) -> DspyProgram:
         """The program that the call means: it may be another one than the latest of its id, and this worker

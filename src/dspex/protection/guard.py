@@ -145,11 +145,8 @@ class LMGuard:
         if self._through != _SHUT:
             return None
         now = self._clock()
-        with self._lock:
-            error = self._refusal(now, None, None)
-        if self._left:
-            self._backlog.work_off()
-        return error
+        with self._backlog:
+            return self._refusal(now, None, None)
 
     def stats(self) -> dict[str, Any]:
         """Requests by how they ended, refusals by reason, and how it stands now; JSON-able."""
