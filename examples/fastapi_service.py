@@ -21,7 +21,7 @@ from dspex.testing import LMServer, Status
 from dspex.testing import Request as Asked
 
 PROGRAMS: dict[str, dict[str, Any]] = {
-    "intent": {"signature": demo.SIGNATURE, "examples": demo.split()[0]},
+    "intent": {"signature": demo.SIGNATURE, "examples": demo.split()[0], "dspy": {"timeout": 2.0}},
     "reply": {"signature": "text, intent -> reply", "kind": "chain_of_thought", "dspy": {"timeout": 5.0}},
 }
 STATUS = {"input": 422, "resource": 503, "lm": 503, "communication": 503, "timeout": 504}  # the rest: 500
