@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from dspex.adapters.mock import MockAdapter
 from dspex.client import Client
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, SignatureError
 from dspex.testing import CASES
+from dspex.testing.lm_server import LMServer
 
 LITERAL = next(case for case in CASES if case.name == "literal")
 SPEC = {"signature": LITERAL.signature, "examples": LITERAL.examples}
@@ -305,3 +308,18 @@ def test_explanations(client: Client) -> None:
             client.explain(program, ROW, operation="cal")
     with pytest.raises(ProgramError):
         client.explain("q", ROW)
+
+
+def test_the_module_has_what_the_hints_name(lm_server: LMServer) -> None:
+    """In a process of its own: the module's client would keep the LM."""
+    lm_server.answers = {"label": "a"}
+    script = f"""
+import asyncio, dspex
+dspex.configure_lm({lm_server.lm_config()!r})
+pid = dspex.create_program({{"signature": "text -> label: Literal['a', 'b']"}})
+assert dspex.explain(pid, {{"text": "x"}}).route == "dspy"
+assert [answer.label for answer in dspex.execute_batch(pid, [{{"text": "x"}}])] == ["a"]
+assert asyncio.run(dspex.aexecute_program(pid, {{"text": "x"}})).label == "a"
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    assert lm_server.count == 2

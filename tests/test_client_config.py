@@ -163,6 +163,26 @@ def test_an_lm_reaches_adapters_made_before_and_after(made: dict[str, list[Any]]
         assert client.execute_program("p", UNSURE).route == "native"
 
 
+def test_an_lm_reaches_each_adapter_once(made: dict[str, list[Any]]) -> None:
+    first, second = {"model": "test/a"}, {"model": "test/b"}
+    own = FakeDspy()
+    with Client({"dspy": own}) as client:
+        client.configure_lm(first)
+        client.configure_lm(second, adapter="dspy")
+        client.create_program(SPEC)
+        assert client.execute_program("p", UNSURE).route == "dspy"
+        assert own.lms == [first, second]  # the hybrid adapter does not set it back
+        client.configure_lm(first)
+        assert own.lms == [first, second, first]
+    with Client() as client:
+        client.create_program(SPEC)
+        client.configure_lm(second, adapter="hybrid")  # and its backends, made later
+        assert client.execute_program("p", UNSURE).route == "dspy"
+        client.configure_lm(first, adapter="auto")
+        client.configure_lm(second)
+    assert made["dspy"][0][1].lms == [second, first, second]
+
+
 def test_an_lm_that_is_refused_is_not_kept(made: dict[str, list[Any]]) -> None:
     with Client() as client:
         client.create_program(SPEC)
@@ -170,6 +190,10 @@ def test_an_lm_that_is_refused_is_not_kept(made: dict[str, list[Any]]) -> None:
             client.configure_lm({"model": "test/none", "temprature": 1})
         client.create_program({**OPEN, "adapter": "dspy"})
         assert client.execute_program("p", UNSURE).route == "native"
+    own = FakeDspy()
+    with Client({"own": own}) as client, pytest.raises(ConfigError, match="temprature"):
+        client.configure_lm({"model": "test/none", "temprature": 1})
+    assert own.lms == []
 
 
 # Test layers

@@ -190,7 +190,6 @@ def test_an_engine_that_raises_anything(lm_server: LMServer) -> None:
     for error in (
         RuntimeError("odd"),
         StopIteration("odd"),
-        ConnectionError("odd"),
         dspy.lm15.ServerError("odd"),
     ):
         engine.error = error
@@ -213,3 +212,37 @@ def test_a_shared_error_names_the_row_of_the_batch(lm_server: LMServer) -> None:
         adapter.execute_batch(pid, [{"text": "good"}, {"text": "bad"}, {"text": "good"}])
     assert caught.value.row == 1
     assert lm_server.count == 2  # what has not begun is dropped
+
+
+class OwnLM(dspy.BaseLM):
+    """An LM of the user's, in the form that DSPy calls legacy."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("own/lm")
+        self.error = error
+        self.num_retries = 0
+
+    def forward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        raise self.error
+
+
+@pytest.mark.filterwarnings("ignore:Implementing custom LMs:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("raised", "error", "retryable"),
+    [
+        (ConnectionRefusedError("nobody listens"), CommunicationError, True),
+        (TimeoutError("too slow"), CallTimeoutError, True),
+        (RuntimeError("out of order"), LMError, False),
+    ],
+)
+def test_what_an_lm_of_the_users_raises_is_the_lms(
+    raised: Exception, error: type[DspexError], retryable: bool
+) -> None:
+    with DspyAdapter() as adapter:
+        pid = adapter.create_program({"signature": LABEL, "lm": OwnLM(raised)})
+        for _ in range(10):
+            with pytest.raises(error) as caught:
+                adapter.execute_program(pid, {"text": "x"})
+            assert caught.value.retryable is retryable
+        with pytest.raises(LMError, match="left alone"):  # they speak against it
+            adapter.execute_program(pid, {"text": "x"})

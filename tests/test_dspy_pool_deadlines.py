@@ -90,8 +90,7 @@ def test_waiting_for_a_worker_counts(adapter: DspyPoolAdapter) -> None:
     assert (adapter.pool.pids(), timeouts(adapter)) == (workers, before)
 
 
-@pytest.mark.parametrize("text", ["sleep 60", "spin"])
-@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize(("text", "how"), [("sleep 60", "sync"), ("spin", "sync"), ("spin", "async")])
 def test_code_that_is_stuck_is_ended_with_its_worker(adapter: DspyPoolAdapter, text: str, how: str) -> None:
     pid = adapter.create_program(ACTING)
     session = {"session": "stuck"}

@@ -32,8 +32,10 @@ def said(adapter: DspyPoolAdapter, text: str, **options: Any) -> str:
 
 
 @linux
-@pytest.mark.parametrize("text", ["garbage", "exit 0", "exit 7", "reset"])
-@pytest.mark.parametrize("timeout", [None, 5.0])
+@pytest.mark.parametrize(
+    ("text", "timeout"),
+    [("garbage", None), ("garbage", 5.0), ("exit 0", None), ("exit 7", 5.0), ("reset", None)],
+)
 def test_a_worker_that_breaks_off_fails_its_call_and_is_replaced(
     adapter: DspyPoolAdapter, text: str, timeout: float | None
 ) -> None:

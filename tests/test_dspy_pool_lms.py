@@ -58,13 +58,12 @@ def test_configure_lm_reaches_every_worker_present_and_future(lm_server: LMServe
         adapter.configure_lm(other.lm_config())
         assert labels(adapter, pid, 1) == {"card_lost"}
         lm_server.clear()
-        held = in_background(lambda: adapter.execute_program(pid, {"text": "x"}, {"session": "s"}))
-        other.delay = 0.5
-        until(lambda: other.in_flight == 1)
-        assert labels(adapter, pid, 3) == {"card_lost"}  # an overflow worker has come for them
-        assert held.result().label == "card_lost"
-        assert adapter.get_stats()["pool"]["started"] == 2
-        other.delay = 0.02
+        other.delay = 0.3
+        assert labels(adapter, pid, 4) == {"card_lost"}
+        until(lambda: adapter.get_stats()["pool"]["started"] == 2)  # an overflow worker has come for them
+        other.delay = 0.05
+        assert labels(adapter, pid, 6) == {"card_lost"}
+        assert other.max_in_flight == 2
         for worker in adapter.pool.pids():
             os.kill(worker, 9)
         until(lambda: running(adapter) == 1)

@@ -77,6 +77,18 @@ def with_config() -> Any:
     return module
 
 
+class Once(Wrapping):
+    """Can be made once."""
+
+    there = False
+
+    def __init__(self) -> None:
+        if Once.there:
+            raise RuntimeError("there is one already")
+        Once.there = True
+        super().__init__()
+
+
 def with_callbacks() -> Any:
     module = Wrapping()
     module.ask.callbacks = [dspy.utils.callback.BaseCallback()]
@@ -125,6 +137,7 @@ CASES: list[tuple[Any, type[DspexError], str | None, str]] = [
     ({"module": changed("second", None)}, ProgramError, "module", "it has no part 'self.second'"),
     ({"module": retyped()}, ProgramError, "module", "self.ask.signature is not what its class makes it"),
     ({"module": with_config()}, ProgramError, "module", "self.ask.config is not what its class makes it"),
+    ({"module": Once()}, ProgramError, "module", "its class cannot be made: RuntimeError: there is one"),
     ({"module": with_callbacks()}, ProgramError, "module", "self.ask.callbacks is not what its class"),
     ({"module": odd_demo()}, ProgramError, "module", "its state is no JSON"),
     ({"module": Wrapping(), "init": {"x": 1}}, ConfigError, "init", "takes no init"),

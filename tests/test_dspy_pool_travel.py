@@ -131,6 +131,19 @@ def test_a_live_module_with_a_part_that_an_optimizer_has_frozen(adapter: DspyPoo
     assert "gone" in SERVER.requests[-1].request.text
 
 
+def test_what_optimizers_leave_on_a_program_stays_here(adapter: DspyPoolAdapter) -> None:
+    SERVER.answers = {"label": "refund"}
+    optimizer = dspy.BootstrapFewShot(metric=lambda example, answer, trace=None: True, max_labeled_demos=1)
+    with dspy.context(lm=dspy.LM(**SERVER.lm_config(cache=False))):
+        module = optimizer.compile(
+            Wrapping(), trainset=[dspy.Example(text="gone", label="refund").with_inputs("text")]
+        )
+    module.candidate_programs = [{"score": 1.0, "program": Wrapping()}]
+    module.trial_logs = {1: object()}
+    same_as_here(adapter, {"module": module, "signature": LABEL}, {"text": "money"})
+    assert "gone" in SERVER.requests[-1].request.text
+
+
 @pytest.mark.parametrize(
     "module",
     [

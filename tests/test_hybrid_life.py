@@ -17,8 +17,8 @@ from dspex.adapters import registry
 from dspex.adapters.hybrid import HybridAdapter
 from dspex.adapters.mock import MockAdapter
 from dspex.adapters.native import NativeAdapter
-from dspex.adapters.spec import ProgramSpec
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, SignatureError
+from dspex.spec import ProgramSpec
 from hybrid_tools import LM, ROW, SPEC, SURE, UNSURE, FakeDspy, fitted, hybrid, no_lm_error
 
 OPEN = {"id": "open", "signature": "question -> answer"}
@@ -172,10 +172,10 @@ def test_an_lm_that_is_configured_later() -> None:
     assert [adapter.execute_program("p", inputs).route for inputs in (UNSURE, SURE)] == ["dspy", "native"]
     assert dspy.lms == [lm]
     adapter.configure_lm({"model": "test/other"})
-    assert [each["model"] for each in dspy.lms] == ["test/none", "test/other"]
-    assert pool.lms == []
+    pool.configure_lm({"model": "test/pool"})  # stays: adapters that were given are told at once, and once
     adapter.execute_program("p", UNSURE, {"backend": "dspy_pool"})
-    assert [each["model"] for each in pool.lms] == ["test/other"]
+    for given, own in ((dspy, []), (pool, ["test/pool"])):
+        assert [each["model"] for each in given.lms] == ["test/none", "test/other", *own]
     adapter.create_program(OPEN)
     assert adapter.get_stats()["routing"]["routes"] == {"native": 2, "dspy": 1, "dspy_pool": 1}
     for bad in ({"model": "x/y", "temprature": 1}, {"model": ""}, {}):

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from dspex.errors import CallTimeoutError
-from dspex.protection import Deadline, SingleFlight
+from dspex.errors import CallTimeoutError, LMError, ResourceError
+from dspex.protection import NEVER, Deadline, SingleFlight
 from dspex.protection.single_flight import _led
 from test_pool_tools import in_threads, new_loop, on_both_loops, run, scaled, until
-from test_protection_tools import Down
+from test_protection_tools import Down, a_guard
 
 
 class Flight:
@@ -202,6 +202,111 @@ def test_the_leaders_deadline_is_its_own() -> None:
         follower = air.follow(call=lambda: "mine")
         assert isinstance(leader.exception(20), CallTimeoutError)
         assert follower.result(20) == "mine"
+
+
+def no_turn() -> Exception:
+    guard = a_guard(requests_per_minute=1, burst=1)
+    guard.admit(NEVER).succeeded()
+    with pytest.raises(ResourceError, match="before the deadline") as caught:
+        guard.admit(Deadline.after(5))
+    return caught.value
+
+
+@pytest.mark.parametrize("error_of", [lambda: Deadline.after(10).error(), no_turn])
+def test_an_error_for_want_of_time_may_come_before_the_deadline(error_of: Callable[[], Exception]) -> None:
+    """A worker ends its call a little earlier. Who has more time makes the call; others share the error."""
+    short, less, none_left = Deadline.after(10), Deadline.after(9), error_of()
+
+    def too_slow() -> Any:
+        air.call()
+        raise none_left
+
+    with Flight() as air:
+        leader = air.lead(too_slow, short)
+        followers = [air.follow(less), air.follow(call=lambda: "mine"), air.follow(NEVER)]
+        air.land.set()
+        assert leader.exception(20) is none_left
+        assert [each.result(20) for each in followers] == ["mine"] * 3
+        assert air.flight.stats() == {"made": 2, "shared": 2, "under_way": 0}
+    with Flight() as air:
+        leader, same, earlier = air.lead(too_slow, short), air.follow(short), air.follow(less)
+        air.land.set()
+        assert {type(each.exception(20)) for each in (leader, same, earlier)} == {type(none_left)}
+        assert air.flight.stats() == {"made": 1, "shared": 2, "under_way": 0}
+    with Flight() as air:  # without a deadline it is nobody's own
+        leader, follower = air.lead(too_slow, NEVER), air.follow(NEVER)
+        air.land.set()
+        assert {type(each.exception(20)) for each in (leader, follower)} == {type(none_left)}
+        assert air.made == 1
+
+
+@on_both_loops
+def test_a_task_hands_over_for_want_of_time(loop: str) -> None:
+    flight: SingleFlight[str] = SingleFlight()
+    short = Deadline.after(10)
+
+    async def too_slow() -> str:
+        await asyncio.sleep(0.01)
+        raise short.error()
+
+    async def main() -> list[Any]:
+        tasks = [asyncio.ensure_future(flight.arun("key", too_slow, short)) for _ in range(2)]
+        later = flight.arun("key", lambda: asyncio.sleep(0.01, "mine"), Deadline.after(20))
+        return await asyncio.gather(*tasks, later, return_exceptions=True)
+
+    leader, same, later = run(loop, main())
+    assert isinstance(leader, CallTimeoutError)
+    assert (same, later) == ("mine", "mine")
+
+
+def test_each_has_its_own_copy_of_a_dspex_error() -> None:
+    """Their callers write on it what it is about."""
+
+    class Odd(LMError):
+        def __init__(self, message: str, code: int) -> None:
+            super().__init__(message, hint="wait", retry_after=3)
+            self.code = code
+
+    cause = Down("down")
+
+    def shared(error: LMError | CallTimeoutError) -> list[Any]:
+        def fails() -> Any:
+            air.call()
+            error.add_note("asked twice")
+            raise error from cause
+
+        def marked() -> Any:
+            try:
+                return air.flight.run("key", fails)
+            except type(error) as mine:
+                mine.program, mine.row = "leads", 7
+                mine.add_note("the leader's")
+                raise
+
+        with Flight() as air:
+            leader = air.pool.submit(marked)
+            until(lambda: air.made == 1)
+            futures = [leader, air.follow(), air.follow_on_loop(), air.follow()]
+            air.land.set()
+            return [future.exception(20) for future in futures]
+
+    for error in (Odd("bad", 5), CallTimeoutError("late", row=None)):
+        first, *others = shared(error)
+        assert first is error
+        assert len({id(each) for each in (first, *others)}) == 4
+        for each in others:
+            assert type(each) is type(error)
+            assert (each.message, each.args, each.program, each.row) == (
+                error.message,
+                error.args,
+                None,
+                None,
+            )
+            assert each.__cause__ is cause
+            assert each.__suppress_context__
+            assert each.__notes__ == ["asked twice"]
+            assert getattr(each, "code", 5) == 5
+            assert (each.hint, each.retry_after) == (error.hint, error.retry_after)
 
 
 def test_a_followers_deadline_holds() -> None:

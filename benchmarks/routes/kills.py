@@ -19,8 +19,8 @@ from dspex.adapters.dspy_pool import DspyPoolAdapter
 KILLS, QUICK_KILLS = 200, 20
 WORKERS = 4
 PAUSE_S = 0.4
-TIMEOUT_S = 10.0
-FULL_S, PATIENCE_S = 2.0, 30.0
+TIMEOUT_S = 30.0
+FULL_S, PATIENCE_S = 2.0, 60.0
 FULL, HUNG, OTHER = "full size after s", "hung", "failed, not communication"
 
 

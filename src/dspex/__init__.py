@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from . import dspy as dspy
     from .client import (
         Client,
+        aexecute_program,
+        configure_lm,
         create_program,
         delete_program,
+        execute_batch,
         execute_program,
+        explain,
         get_program_info,
         list_programs,
     )
@@ -32,11 +36,15 @@ __all__ = [
     "Result",
     "Route",
     "Signature",
+    "aexecute_program",
+    "configure_lm",
     "create_program",
     "default_pool",
     "delete_program",
     "dspy",
+    "execute_batch",
     "execute_program",
+    "explain",
     "fit",
     "get_program_info",
     "list_programs",
@@ -45,9 +53,13 @@ __all__ = [
 
 _LAZY = {
     "Client": "client",
+    "aexecute_program": "client",
+    "configure_lm": "client",
     "create_program": "client",
     "delete_program": "client",
+    "execute_batch": "client",
     "execute_program": "client",
+    "explain": "client",
     "get_program_info": "client",
     "list_programs": "client",
     "fit": "learning.fit",

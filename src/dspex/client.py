@@ -7,40 +7,45 @@ import dataclasses
 import inspect
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dspex.adapters import registry
 from dspex.adapters.base import Adapter, Health, Spec, check_lm_config
 from dspex.adapters.local import ProgramStore
-from dspex.adapters.spec import ProgramSpec
 from dspex.adapters.test_layer import spec_for, stand_in, without_options
 from dspex.config.places import is_configured
 from dspex.errors import ConfigError, DspexError, ProgramError, nearest
 from dspex.result import Result, Route
 from dspex.routing import BACKENDS, OPERATIONS, Explanation, Step, rules_of
+from dspex.spec import ProgramSpec
 
 if TYPE_CHECKING:
     from dspex.config import Config
 
 __all__ = [
     "Client",
+    "aexecute_program",
+    "configure_lm",
     "create_program",
     "delete_program",
+    "execute_batch",
     "execute_program",
+    "explain",
     "get_program_info",
     "list_programs",
 ]
 
 _AUTO = "auto"
 _HYBRID = "hybrid"  # what "auto" stands for
+_ASKING = ("dspy", "dspy_pool")  # its backends that have an LM
 
 
 class _Place:
     """Where a program lives. The methods are bound once: it saves look-ups on every call."""
 
-    __slots__ = ("adapter", "aexecute", "batch", "execute", "name")
+    __slots__ = ("adapter", "aexecute", "batch", "execute", "name", "stream")
 
     def __init__(self, name: str, adapter: Adapter, *, stands_in: bool = False) -> None:
         self.name = name
@@ -48,10 +53,12 @@ class _Place:
         self.execute = adapter.execute_program
         self.aexecute = adapter.aexecute_program
         self.batch = adapter.execute_batch
+        self.stream = adapter.astream_program
         if stands_in:
             self.execute = without_options(self.execute)
             self.aexecute = without_options(self.aexecute)
             self.batch = without_options(self.batch)
+            self.stream = without_options(self.stream)
 
 
 class Client:
@@ -86,6 +93,7 @@ class Client:
         self._places: ProgramStore[_Place] = ProgramStore("the client")
         self._lock = threading.RLock()
         self._lm: dict[str, Any] | None = None
+        self._hybrids_lm: dict[str, Any] | None = None  # where it alone has another: for its backends to come
         self._config = None if config is None else _checked_config(config)
 
     def create_program(self, spec: Spec, adapter: str | None = None) -> str:
@@ -159,6 +167,19 @@ class Client:
         """`execute_program` without blocking the event loop."""
         return await self._places.get(program_id).aexecute(program_id, inputs, options)
 
+    def astream_program(
+        self, program_id: str, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[tuple[str, str] | Result, None]:
+        """`aexecute_program` in pieces: (output, piece of text) as they come, then the result.
+
+        There are pieces where DSPy answers in this process; any other answer is the one result. Who stops
+        reading closes the generator, as `contextlib.aclosing` does.
+
+        Raises:
+            As `execute_program`; after a piece has come, no other backend is asked.
+        """
+        return self._places.get(program_id).stream(program_id, inputs, options)
+
     def explain(
         self,
         program_id: str,
@@ -215,20 +236,37 @@ class Client:
         self._places.remove(program_id)
 
     def configure_lm(self, config: Mapping[str, Any], adapter: str | None = None) -> None:
-        """Sets the LM of one adapter, or of all, those to come included. See `Adapter.configure_lm`."""
+        """Sets the LM of one adapter, or of all, those to come included. See `Adapter.configure_lm`.
+
+        That of the client's hybrid adapter is that of its DSPy backends, which are the client's.
+
+        Raises:
+            ConfigError: the settings are not those of an LM, and nobody was told; or an unknown adapter.
+        """
         self._places.require_open()
         checked = check_lm_config(config)
-        if adapter is not None:
-            self.adapter(adapter).configure_lm(checked)
+        name = None if adapter is None else self._name(adapter)
+        if name is not None and (name != _HYBRID or name in self._own):
+            self.adapter(name).configure_lm(checked)
             return
+        from dspex.config import LMSettings
+
+        LMSettings.of(checked, at="lm")
+        if name is not None:
+            self.adapter(name)
         with self._lock:
-            before, self._lm = self._lm, checked
+            before = self._lm, self._hybrids_lm
             targets = self._in_use()
+            if name is None:
+                self._lm, self._hybrids_lm = checked, None
+            else:
+                self._hybrids_lm = checked
+                targets = {each: targets[each] for each in (*_ASKING, name) if each in targets}
         try:
             for target in targets.values():
                 target.configure_lm(checked)
         except BaseException:
-            self._lm = before
+            self._lm, self._hybrids_lm = before
             raise
 
     def health_check(self) -> dict[str, Health]:
@@ -253,8 +291,9 @@ class Client:
             found = self._own.get(name) or self._made.get(name)
             if found is None:
                 found = self._make(name)
-                if self._lm is not None:
-                    found.configure_lm(self._lm)
+                lm = self._hybrids_lm if self._hybrids_lm is not None and name in _ASKING else self._lm
+                if lm is not None:
+                    found.configure_lm(lm)
                 self._made[name] = found
             return found
 
@@ -330,6 +369,8 @@ class Client:
 class _Backends(Mapping[str, Adapter]):
     """The client's adapters as the backends of its hybrid one: pools and LM limits are there once."""
 
+    tells_lm = True  # the client does, each adapter once
+
     def __init__(self, client: Client) -> None:
         self._client = client
         # Native programs of the hybrid adapter are its own, unless the user brought where they are to be.
@@ -370,6 +411,10 @@ _default = Client()
 # Bound methods: the module's functions cost no call of their own.
 create_program = _default.create_program
 execute_program = _default.execute_program
+execute_batch = _default.execute_batch
+aexecute_program = _default.aexecute_program
+explain = _default.explain
+configure_lm = _default.configure_lm
 list_programs = _default.list_programs
 get_program_info = _default.get_program_info
 delete_program = _default.delete_program

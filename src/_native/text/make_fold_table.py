@@ -83,10 +83,8 @@ def main(path: str) -> None:
     for start in range(0, 0x110000, BLOCK):
         block = tuple(entry(code, pool, seen) for code in range(start, start + BLOCK))
         # Stored relative to themselves, code points that fold to themselves share their blocks.
-        relative = tuple(
-            e - (start + i) if e >> 24 & 31 == 1 and e & 0xFFFFFF == start + i else e | 1 << 23
-            for i, e in enumerate(block)
-        )
+        relative = tuple(e - (start + i) if e >> 24 & 31 == 1 and e & 0xFFFFFF == start + i else e | 1 << 23
+                         for i, e in enumerate(block))
         stage1.append(blocks.setdefault(relative, len(blocks)))
     stage2 = [e for block in blocks for e in block]
     Path(path).write_text(

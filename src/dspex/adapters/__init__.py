@@ -3,8 +3,8 @@
 from dspex.adapters.base import TEST_LAYERS, Adapter, Capabilities, Health, Spec
 from dspex.adapters.local import LocalAdapter, Runner
 from dspex.adapters.registry import available, create, get, register, unregister
-from dspex.adapters.spec import KINDS, ProgramSpec
 from dspex.checks import check_inputs, check_outputs
+from dspex.spec import KINDS, ProgramSpec
 
 __all__ = [
     "KINDS",

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Protocol
 
 from dspex.adapters.base import Capabilities, as_rows, check_options
 from dspex.adapters.local import LocalAdapter, Runner, _Held
-from dspex.adapters.spec import KINDS, ProgramSpec, asked_kind, natural_kind
 from dspex.checks import check_inputs
 from dspex.config import Config, DspySettings
 from dspex.errors import CallTimeoutError, ConfigError, DspexError, InputError
 from dspex.protection import NEVER, AnswerCache, Deadline, SingleFlight
 from dspex.result import Result, Route
 from dspex.signature import Signature
+from dspex.spec import KINDS, ProgramSpec, asked_kind, natural_kind
 from dspex.wire import to_wire
 
 __all__ = ["Asked", "AskingAdapter", "Program"]

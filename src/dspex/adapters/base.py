@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypedDict
 
-from dspex.adapters.spec import ProgramSpec, kind_error
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, nearest
 from dspex.result import Result
+from dspex.spec import ProgramSpec, kind_error
 
 __all__ = [
     "TEST_LAYERS",
@@ -207,6 +207,12 @@ class Adapter(ABC):
         """`execute_program` without blocking the event loop."""
         return await asyncio.to_thread(self.execute_program, program_id, inputs, options)
 
+    async def astream_program(
+        self, program_id: str, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[tuple[str, str] | Result, None]:
+        """`aexecute_program` in pieces: (output, piece of text) as they come, if any do, then the result."""
+        yield await self.aexecute_program(program_id, inputs, options)
+
     def close(self) -> None:
         """Gives back what the adapter holds. Closing twice is harmless."""
         self.closed = True
@@ -269,7 +275,10 @@ def check_lm_config(config: Any) -> dict[str, Any]:
         ConfigError: not a mapping with string keys, or without a model.
     """
     if not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config):
-        raise ConfigError("an LM configuration is a mapping with string keys")
+        raise ConfigError(
+            f"an LM configuration is a mapping with string keys, not {type(config).__name__}",
+            hint="For instance {'model': 'openai/gpt-4o-mini'}; an LM of DSPy's goes into a spec, as `lm`",
+        )
     model = config.get("model")
     if not isinstance(model, str) or not model.strip():
         raise ConfigError(

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 from dspex.adapters.base import Capabilities, Health, as_rows, check_options
 from dspex.adapters.local import LocalAdapter
 from dspex.adapters.mock import Answers, Delay, MockAdapter
-from dspex.adapters.spec import ProgramSpec
 from dspex.checks import check_inputs
 from dspex.errors import CommunicationError, ConfigError, DspexError, ProgramError
 from dspex.processes.channel import Channel
@@ -21,6 +20,7 @@ from dspex.processes.server import Context, Server
 from dspex.processes.transport import MemoryTransport
 from dspex.protection.deadline import Deadline
 from dspex.result import Result, Route
+from dspex.spec import ProgramSpec
 from dspex.wire import from_wire, result_from_wire, result_to_wire, to_wire
 
 __all__ = ["BridgeMockAdapter"]

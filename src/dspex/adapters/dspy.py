@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dspex.adapters.asking import Asked, AskingAdapter
 from dspex.adapters.base import Health, check_lm_config
-from dspex.adapters.spec import ProgramSpec, asked_kind, with_learned_classes
 from dspex.checks import check_inputs
 from dspex.config import Config, DspySettings
 from dspex.protection import Budget
 from dspex.result import Result
+from dspex.spec import ProgramSpec, asked_kind, with_learned_classes
 
 if TYPE_CHECKING:
     from dspex.dspy.runner import DspyProgram

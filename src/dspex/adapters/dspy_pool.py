@@ -15,12 +15,12 @@ from dspex.adapters.admissions import Admission, Admissions
 from dspex.adapters.asking import Asked, AskingAdapter
 from dspex.adapters.base import Health, check_lm_config
 from dspex.adapters.local import _Held
-from dspex.adapters.spec import ProgramSpec, asked_kind, with_learned_classes
 from dspex.config import Config, DspySettings, LMSettings
 from dspex.errors import ConfigError, DspexError
 from dspex.processes import ProcessPool
 from dspex.protection import Budget, Deadline, LMGuard
 from dspex.result import Result, Route
+from dspex.spec import ProgramSpec, asked_kind, with_learned_classes
 from dspex.wire import result_from_wire, to_wire
 
 __all__ = ["DspyPoolAdapter"]

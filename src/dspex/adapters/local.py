@@ -20,10 +20,10 @@ from dspex.adapters.base import (
     closed_error,
     unknown_program,
 )
-from dspex.adapters.spec import ENUMERABLE, ProgramSpec
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, SignatureError
 from dspex.result import Result
 from dspex.signature import Signature
+from dspex.spec import ENUMERABLE, ProgramSpec
 
 __all__ = ["LocalAdapter", "ProgramStore", "Runner"]
 

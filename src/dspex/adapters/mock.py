@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from dspex.adapters.base import Capabilities, Health, as_rows, check_options
 from dspex.adapters.local import LocalAdapter
 from dspex.adapters.made_up import Draw, canonical, made_up_probabilities, made_up_value
-from dspex.adapters.spec import ENUMERABLE, ProgramSpec, natural_kind, with_learned_classes
 from dspex.checks import check_inputs, check_outputs
 from dspex.errors import CommunicationError, ConfigError, DspexError, ProgramError, SignatureError
 from dspex.result import Result, Route
 from dspex.signature import Signature
+from dspex.spec import ENUMERABLE, ProgramSpec, natural_kind, with_learned_classes
 
 __all__ = ["Answers", "Delay", "MockAdapter"]
 

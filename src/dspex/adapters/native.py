@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from dspex.adapters.base import Capabilities, Health
 from dspex.adapters.local import LocalAdapter, Runner
-from dspex.adapters.spec import ENUMERABLE, ProgramSpec, bound_signature
 from dspex.errors import ConfigError, ProgramError, SignatureError
 from dspex.program import Program
 from dspex.signature import Signature
+from dspex.spec import ENUMERABLE, ProgramSpec, bound_signature
 
 __all__ = ["NativeAdapter", "native_obstacle"]
 

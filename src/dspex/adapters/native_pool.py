@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from dspex.adapters.base import Health, as_rows, check_options
 from dspex.adapters.local import Runner
 from dspex.adapters.native import NativeAdapter
-from dspex.adapters.spec import ProgramSpec
 from dspex.errors import ConfigError
 from dspex.pool import Pool
 from dspex.program import Program
 from dspex.result import Result, Route
+from dspex.spec import ProgramSpec
 
 __all__ = ["NativePoolAdapter"]
 

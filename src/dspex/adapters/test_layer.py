@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from dspex.adapters.base import Adapter, check_test_layer
-from dspex.adapters.spec import ProgramSpec
 from dspex.errors import ConfigError
+from dspex.spec import ProgramSpec
 
 __all__ = ["TEST_MODE", "spec_for", "stand_in", "without_options"]
 

@@ -189,11 +189,11 @@ class LMSettings(Settings):
 
     @property
     def endpoint(self) -> str | None:
-        """`api_base` as it may be shown: without a name and password in it."""
+        """`api_base` as it may be shown: without a name and password, and without what may hold a key."""
         if self.api_base is None:
             return None
         parts = urlsplit(self.api_base)
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
     @field_serializer("options", when_used="json")
     def _hidden_options(self, options: Frozen[Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,6 +33,14 @@ class Config(Settings):
     def default_lm(self) -> str | None:
         """`lm` with its default filled in; None: no LM, or several of which none is named."""
         return self.lm if self.lm is not None or len(self.lms) != 1 else next(iter(self.lms))
+
+    @field_validator("lm", mode="before")
+    @classmethod
+    def _name(cls, lm: Any) -> Any:
+        if isinstance(lm, Mapping):
+            hint = "These stand in `lms`, under a name"
+            raise Misfit("'lm' is the name of an LM, not its settings", hint=hint)
+        return lm
 
     @field_validator("native_pool")
     @classmethod

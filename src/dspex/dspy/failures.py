@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import dspy
 import pydantic
 from dspy.utils.exceptions import (
     AdapterParseError,
@@ -20,6 +21,7 @@ from dspy.utils.exceptions import (
     LMServerError,
     LMTimeoutError,
     LMTransportError,
+    LMUnexpectedError,
     LMUnsupportedFeatureError,
     LMUnsupportedModelError,
     is_retryable_lm_error,
@@ -29,7 +31,7 @@ from dspex import errors
 from dspex.dspy.calls import is_partly_sent
 from dspex.protection import Verdict
 
-__all__ = ["ToolFailed", "judge", "translated"]
+__all__ = ["ToolFailed", "as_lm_errors", "judge", "translated"]
 
 
 class ToolFailed(BaseException):
@@ -39,6 +41,33 @@ class ToolFailed(BaseException):
         super().__init__(tool, error)
         self.tool = tool
         self.error = error
+
+
+class as_lm_errors:  # used as a function; a generator would cost a microsecond on every request
+    """What an LM's own code raises, as an error of DSPy's for LMs: so that it counts, is tried again where
+    that can help, and is not taken for the program's. Errors of DSPy and of dspex pass.
+    """
+
+    __slots__ = ("_lm",)
+
+    def __init__(self, lm: Any) -> None:
+        self._lm = lm
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if not isinstance(error, Exception) or isinstance(error, errors.DspexError):
+            return
+        cause = error.__cause__ if isinstance(error, LMUnexpectedError) else error
+        model = self._lm.model
+        if isinstance(cause, TimeoutError):
+            raise LMTimeoutError(str(cause) or "it timed out", model=model) from cause
+        if isinstance(cause, OSError):
+            raise LMTransportError(str(cause) or type(cause).__name__, model=model) from cause
+        # An LM of DSPy's own tells its errors itself; what else it raises is about how it was called.
+        if not isinstance(error, LMError) and not isinstance(self._lm, dspy.LM):
+            raise LMUnexpectedError(f"{type(error).__name__}: {error}", model=model) from error
 
 
 def judge(error: BaseException) -> Verdict:

@@ -21,6 +21,10 @@ def imported(path: str, at: str | None = None) -> Any:
         ConfigError: nothing does, or its module cannot be imported.
     """
     module, _, name = path.partition(":")
+    if module == "__main__":
+        raise ConfigError(
+            f"{path!r} cannot be imported by other processes", hint="Move it into a module of its own"
+        )
     try:
         found = importlib.import_module(module)
         for part in name.split("."):

@@ -134,11 +134,6 @@ class LMs:
                 guards[_unused(link.name.partition("#")[0], guards)] = link.guard
         return {name: guard.stats() for name, guard in guards.items()}
 
-    def settings(self) -> dict[str, LMSettings]:
-        """The settings of every named LM."""
-        with self._lock:
-            return dict(self._settings)
-
     def close(self) -> None:
         """Closes the connections of the LMs made here. No LM can be had any more."""
         with self._lock:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import dspy
 
-from dspex.adapters.spec import ProgramSpec
 from dspex.dspy.imports import imported
 from dspex.dspy.states import load_state, loaded_program, predictors
 from dspex.dspy.tools import made_tools
 from dspex.errors import ConfigError, DspexError, ProgramError, SignatureError
 from dspex.signature import Field, Signature
+from dspex.spec import ProgramSpec
 
 __all__ = ["Built", "build"]
 

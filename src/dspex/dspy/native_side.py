@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dspex.adapters.spec import bound_signature
 from dspex.dspy.compiling import compiling_thread, is_compiling
 from dspex.errors import ConfigError, DspexError, ModelFileError, SignatureError
 from dspex.learning.fit import fit
 from dspex.program import Program, load
 from dspex.signature import Signature
+from dspex.spec import bound_signature
 
 __all__ = ["TAKEN", "Fit", "NativeSide", "as_program", "bound_program", "is_fitted", "packed", "unpacked"]
 

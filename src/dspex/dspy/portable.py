@@ -17,12 +17,12 @@ from typing import Any
 
 import dspy
 
-from dspex.adapters.spec import ProgramSpec
 from dspex.config import Config, LMSettings
 from dspex.dspy.modules import Built, build
 from dspex.dspy.portable_modules import packed_module, packed_tool, unpacked_module, unpacked_tool
 from dspex.dspy.portable_types import Packing, packed_signature, unpacked_signature
 from dspex.errors import ConfigError, DspexError
+from dspex.spec import ProgramSpec
 
 __all__ = ["described", "portable_config", "portable_lm", "revived"]
 

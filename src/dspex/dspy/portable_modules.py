@@ -17,14 +17,14 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic_core import to_jsonable_python
 
 from dspex._signature_types import type_text
-from dspex.adapters.spec import ProgramSpec
 from dspex.dspy.imports import import_path, imported
 from dspex.dspy.modules import build
 from dspex.dspy.portable_types import Packing, packed_signature, unpacked_signature, unpickled
 from dspex.dspy.predict import Predict, converted
 from dspex.dspy.states import predictors
-from dspex.errors import ConfigError, ProgramError
+from dspex.errors import ConfigError, DspexError, ProgramError
 from dspex.signature import Signature
+from dspex.spec import ProgramSpec
 
 __all__ = ["packed_module", "packed_tool", "unpacked_module", "unpacked_tool"]
 
@@ -53,39 +53,57 @@ def packed_module(module: Any, packing: Packing) -> dict[str, Any]:
     try:
         parts = {name: _packed_part(part) for name, part in _parts(module, Parameter).items()}
         data = {**_recipe(module, packing), "parts": parts}
-        difference = _difference(module, unpacked_module(data))
-        if difference is None:
-            return data
-        raise _Unfit(difference)
+        why = _misfit(module, data)
     except _Unfit as unfit:
-        refusal = _refusal(str(unfit), "module", packing.program)
-        if any(getattr(part, "callbacks", None) for part in _parts(module).values()):
-            raise refusal from None  # DSPy leaves them out of pickles too
-        return packing.pickled(module, refusal)
+        why = str(unfit)
+    if why is None:
+        return data
+    refusal = _refusal(why, "module", packing.program)
+    if any(getattr(part, "callbacks", None) for part in _parts(module).values()):
+        raise refusal  # DSPy leaves them out of pickles too
+    return packing.pickled(module, refusal)
 
 
 def unpacked_module(data: Mapping[str, Any]) -> Any:
-    """What `packed_module` packed."""
+    """What `packed_module` packed.
+
+    Raises:
+        ProgramError: its class does not make such a module here.
+        ConfigError: something in it cannot be imported.
+    """
     if "pickle" in data:
         return unpickled(data)
-    if "path" in data:
-        module = imported(data["path"], "module")()
-    else:
+    module = _made(data)
+    parts = _parts(module, Parameter)
+    for name, state in data["parts"].items():
+        if name not in parts:
+            raise ProgramError(f"its class makes no part {name!r}", field="module")
+        if "native" in state:
+            converted(parts[name])
+        try:
+            parts[name].load_state(state)
+        except Exception as error:
+            what = f"the state of {name} does not fit what its class makes: {type(error).__name__}: {error}"
+            raise ProgramError(what, field="module") from error
+    return module
+
+
+def _made(data: Mapping[str, Any]) -> Any:
+    """The module as its class makes it."""
+    if "path" not in data:
         spec = ProgramSpec(
             signature=unpacked_signature(data["signature"]),
             kind=data["kind"],
             init=data["init"],
             tools=tuple(map(unpacked_tool, data["tools"])),
         )
-        module = build(spec, data["kind"]).module
-    parts = _parts(module, Parameter)
-    for name, state in data["parts"].items():
-        if name not in parts:
-            raise _Unfit(f"its class makes no part {name!r}")
-        if "native" in state:
-            converted(parts[name])
-        parts[name].load_state(state)
-    return module
+        return build(spec, data["kind"]).module
+    cls = imported(data["path"], "module")
+    try:
+        return cls()
+    except Exception as error:
+        what = f"its class cannot be made: {type(error).__name__}: {error}"
+        raise ProgramError(what, field="module") from error
 
 
 def packed_tool(tool: Any, packing: Packing) -> Any:
@@ -215,6 +233,15 @@ def _parts(module: Any, kind: type | None = None) -> dict[str, Any]:
         for name, part in module.named_sub_modules(kind)
         if _OF_OPTIMIZERS.isdisjoint(re.split(r"[.\[]", name))
     }
+
+
+def _misfit(module: Any, data: Mapping[str, Any]) -> str | None:
+    """Why another process would make another module of the data; None: it would not."""
+    try:
+        made = unpacked_module(data)
+    except DspexError as error:
+        return error.message
+    return _difference(module, made)
 
 
 def _difference(module: Any, made: Any) -> str | None:

@@ -27,6 +27,8 @@ _KEY = "dspex_native_mode"  # in dspy.settings, so that it reaches the threads t
 _FORMAT = 1
 _FOREIGN = Route("dspy", reason="it is not of a dspex.dspy.Predict")
 
+_KEYWORDS = ("native", "threshold", "callbacks", "fallback", "native_mode", "signature")
+
 
 class Predict(dspy.Predict):  # type: ignore[misc]
     """A dspy.Predict with a native side.
@@ -67,6 +69,10 @@ class Predict(dspy.Predict):  # type: ignore[misc]
     ) -> None:
         if isinstance(signature, Signature | Mapping):
             signature = Signature.of(signature).to_dspy()
+        for name in config:  # else a misspelt keyword would become one for the LM
+            hint = nearest(name, _KEYWORDS)
+            if hint.startswith("Did you mean"):
+                raise ConfigError(f"Predict has no keyword {name!r}", field=name, hint=hint)
         super().__init__(signature, callbacks=callbacks, **config)
         self.fallback = fallback
         self.threshold = threshold

@@ -15,6 +15,7 @@ import dspy
 from dspy.clients._deprecation import adapter_message_call
 
 from dspex.dspy.calls import Call, Meter, current_call, current_meter
+from dspex.dspy.failures import as_lm_errors
 from dspex.dspy.loops import apart, keep_of_parent
 from dspex.protection import NEVER, Chain, Deadline, Link, Usage
 
@@ -48,7 +49,7 @@ class _Observed:
         def ask(name: str, deadline: Deadline) -> tuple[Any, Meter]:
             call.require_wanted()
             lm = self._dspex_others.get(name, self)
-            with Meter(call, lm) as meter:
+            with Meter(call, lm) as meter, as_lm_errors(lm):
                 if lm is self:
                     return lm._dspex_request(call, deadline, meter, prompt, messages, kwargs), meter
                 with adapter_message_call(lm, messages):
@@ -66,7 +67,7 @@ class _Observed:
         async def ask(name: str, deadline: Deadline) -> tuple[Any, Meter]:
             call.require_wanted()
             lm = self._dspex_others.get(name, self)
-            with Meter(call, lm) as meter:
+            with Meter(call, lm) as meter, as_lm_errors(lm):
                 if lm is self:
                     return await lm._dspex_arequest(meter, prompt, messages, kwargs), meter
                 with adapter_message_call(lm, messages):

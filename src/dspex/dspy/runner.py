@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
@@ -33,6 +35,7 @@ _FORMATS: dict[str | None, Callable[[], Any]] = {
 #: These run no code but DSPy's between two requests to an LM.
 _OF_DSPY = (dspy.Predict, dspy.ChainOfThought)
 _PREDICTIONS = (dspy.Prediction, Mapping)  # what a module may return
+_GRACE = 0.1  # seconds
 _MOST_PIECES = 64  # of a stream that nobody has taken yet
 
 
@@ -220,7 +223,8 @@ class DspyProgram:
         call, asked = self._begin(deadline, lm)
         items: asyncio.Queue[Any] = asyncio.Queue(_MOST_PIECES)
         # A task of its own: what a generator does to its context is seen by whoever takes from it.
-        work = asyncio.create_task(self._produce(items, call, asked, self._arguments(inputs)))
+        running = threading.Lock()
+        work = asyncio.create_task(self._produce(items, call, asked, self._arguments(inputs), running))
         try:
             while (item := await items.get()) is not None:
                 if isinstance(item, DspexError):
@@ -230,17 +234,24 @@ class DspyProgram:
             call.abandon()
             work.cancel()
             await asyncio.wait([work])
+            await _ended(running)
 
     async def _produce(
-        self, items: asyncio.Queue[Any], call: Call, lm: Any, arguments: dict[str, Any]
+        self,
+        items: asyncio.Queue[Any],
+        call: Call,
+        lm: Any,
+        arguments: dict[str, Any],
+        running: threading.Lock,
     ) -> None:
         """Hands over what comes, and in the end None, or the error."""
         end = None
         try:
             async with _timeout(call.deadline, self.id):
+                module = self.module if self._is_async else _Watched(self.module, running)
                 with entered(call, lm, self._settings):
                     stream = dspy.streamify(
-                        self.module, stream_listeners=self._listeners(), is_async_program=self._is_async
+                        module, stream_listeners=self._listeners(), is_async_program=self._is_async
                     )
                     async for item in stream(**arguments):
                         if isinstance(item, dspy.Prediction):
@@ -298,6 +309,28 @@ class DspyProgram:
         if given:  # what a module adds: reasoning, a trajectory
             values.update(given)
         return Result(values, route=self._route, usage=call.usage())
+
+
+class _Watched(dspy.Module):  # type: ignore[misc]  # DSPy has no types
+    """A module without `aforward`, and whether it runs; DSPy has it stream from a thread."""
+
+    def __init__(self, module: Any, running: threading.Lock) -> None:
+        super().__init__()
+        self.module = module
+        self._running = running
+
+    def forward(self, **inputs: Any) -> Any:
+        with self._running:
+            return self.module(**inputs)
+
+
+async def _ended(running: threading.Lock) -> None:
+    """Lets a thread that is left behind find out, on the loop that it writes to: that it would wait for ever
+    for a loop that has ended keeps the interpreter from ending.
+    """
+    until = time.monotonic() + _GRACE
+    while running.locked() and time.monotonic() < until:
+        await asyncio.sleep(0.001)
 
 
 @contextlib.asynccontextmanager

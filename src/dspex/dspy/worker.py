@@ -109,7 +109,7 @@ class Handler:
     def _call(self, payload: Any, context: Context) -> dict[str, Any]:
         remote = RemoteCall(context, payload["call"], payload["prepaid"])
         if payload["default"] and self._misconfigured is not None:
-            raise self._misconfigured
+            raise self._misconfigured.with_traceback(None)
         program = self._program(payload, remote)
         inputs = from_wire(program.signature.inputs, payload["inputs"], program=program.id)
         try:

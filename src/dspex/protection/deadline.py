@@ -62,7 +62,7 @@ class Deadline:
 
     def error(self, program: str | None = None, what: str = "the call") -> CallTimeoutError:
         """What is raised when it passes. `what` was not over by then."""
-        limit = "" if self.seconds is None else f" of {self.seconds:g} s"
+        limit = "" if self.seconds is None else f" of {self.seconds:.3g} s"
         return CallTimeoutError(
             f"{what} was not over by the deadline{limit}",
             program=program,

@@ -330,13 +330,16 @@ class LMGuard:
         limits = self._limits
         assert limits is not None
         bound = "before the deadline, in" if by_deadline else "within"
-        return ResourceError(
+        error = ResourceError(
             f"LM {self.name!r} has no turn {bound} {longest:.3g} s: "
             f"{limits.under_way} requests are under way and {len(self._queue)} wait",
             program=program,
             hint="Try again later, or raise the LM's limits",
             retry_after=limits.likely_wait(now, len(self._queue) + 1),
         )
+        if by_deadline:
+            error.__dict__["_by_deadline"] = True  # for SingleFlight: others may have more time
+        return error
 
     def _too_late(self, turn: _Turn, now: float, deadline: Deadline, program: str | None) -> DspexError:
         self._queue.pop(turn, None)

@@ -9,11 +9,10 @@ from fnmatch import fnmatchcase
 
 from dspex.errors import ConfigError, nearest
 from dspex.routing.rules import OPERATIONS, Rule
+from dspex.spec import DSPY_KINDS
 
-__all__ = ["DSPY_KINDS", "ROUTED_KINDS", "check_rules"]
+__all__ = ["ROUTED_KINDS", "check_rules"]
 
-#: Kinds that no native program has. (Those of `adapters.spec`, which stands above; a test compares.)
-DSPY_KINDS = ("chain_of_thought", "react", "program_of_thought", "module")
 #: Kinds that can be routed.
 ROUTED_KINDS = ("predict", "classify", *DSPY_KINDS)
 

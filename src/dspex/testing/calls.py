@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from dspex.adapters.base import Adapter
-from dspex.adapters.spec import ENUMERABLE
 from dspex.checks import check_outputs
 from dspex.errors import ConfigError, InputError, ProgramError
 from dspex.result import Result
 from dspex.signature import Field, Signature
+from dspex.spec import ENUMERABLE
 from dspex.testing.cases import WRONG_VALUES, Case, case
 from dspex.testing.hooks import THREADS, Hooks, each_case
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dspex.adapters.base import TEST_LAYERS, Adapter
-from dspex.adapters.spec import KINDS
 from dspex.errors import ConfigError, DspexError, InputError, ProgramError, ResourceError, SignatureError
+from dspex.spec import KINDS
 from dspex.testing.cases import Case, case
 from dspex.testing.hooks import Hooks, each_case
 

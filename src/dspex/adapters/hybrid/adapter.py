@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +14,11 @@ from dspex.adapters.hybrid.backends import Backends
 from dspex.adapters.hybrid.program import HybridProgram
 from dspex.adapters.hybrid.tally import summary
 from dspex.adapters.local import LocalAdapter, Runner, _Held
-from dspex.adapters.spec import KINDS, ProgramSpec
 from dspex.checks import check_inputs
 from dspex.errors import ConfigError, DspexError, ProgramError, nearest
 from dspex.result import Result
 from dspex.routing import BACKENDS, Explanation, Policy
+from dspex.spec import KINDS, ProgramSpec
 
 if TYPE_CHECKING:
     from dspex.config import Config
@@ -139,6 +140,27 @@ class HybridAdapter(LocalAdapter):
             self._failed(held, error, program_id)
             raise
 
+    async def astream_program(
+        self, program_id: str, inputs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[tuple[str, str] | Result, None]:
+        """`aexecute_program` in pieces: (output, piece of text) where DSPy in this process answers, then the
+        result. After the first piece nothing falls back.
+
+        Raises:
+            As `execute_program`.
+        """
+        held = self._get(program_id)
+        if options is not None:
+            self._check_options(options, program_id)
+        held.calls += 1
+        try:
+            async with aclosing(_program(held).astream(inputs, options or {})) as items:
+                async for item in items:
+                    yield item
+        except Exception as error:
+            self._failed(held, error, program_id)
+            raise
+
     def execute_batch(
         self,
         program_id: str,
@@ -205,7 +227,7 @@ class HybridAdapter(LocalAdapter):
             config: settings of `LMSettings`, at least `model`.
 
         Raises:
-            ConfigError: a setting that does not exist or does not fit.
+            ConfigError: a setting that does not exist or does not fit; nobody was told.
         """
         self._store.require_open()
         self._backends.configure_lm(config)

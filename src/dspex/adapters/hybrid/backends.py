@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from dspex.adapters import registry
 from dspex.adapters.base import Adapter, check_lm_config, closed_error
-from dspex.adapters.spec import DSPY_KINDS, ProgramSpec
 from dspex.errors import ConfigError, nearest
 from dspex.routing import BACKENDS
+from dspex.spec import DSPY_KINDS, ProgramSpec
 
 if TYPE_CHECKING:
     from dspex.adapters.native import NativeAdapter
@@ -25,7 +25,8 @@ class Backends:
 
     Args:
         config: for those made here.
-        given: adapters of the caller's, used in place of new ones; they stay open.
+        given: adapters of the caller's, used in place of new ones; they stay open. A mapping whose
+            `tells_lm` is true tells them of the LM itself.
 
     Raises:
         ConfigError: an adapter given for what is no backend.
@@ -57,7 +58,7 @@ class Backends:
             if name not in self._used:
                 made = self._given[name] if name in self._given else self._make(name)
                 self._check(name, made)
-                if self._lm is not None and not _is_native(name):
+                if self._lm is not None and name not in self._given and not _is_native(name):
                     made.configure_lm(self._lm)
                 self._used[name] = made
             return self._used[name]
@@ -78,18 +79,23 @@ class Backends:
         return name in self._given
 
     def configure_lm(self, config: Mapping[str, Any]) -> None:
-        """Sets the LM of the DSPy backends, those to come included.
+        """Sets the LM of the DSPy backends, those to come included. Those given are told now, and only now:
+        what their owner sets later stays.
 
         Raises:
-            ConfigError: the settings are not those of an LM.
+            ConfigError: the settings are not those of an LM; nobody was told.
         """
         checked = check_lm_config(config)
         from dspex.config import LMSettings
 
         LMSettings.of(checked, at="lm")
         with self._lock:
-            for name, adapter in self._used.items():
+            targets = {name: each for name, each in self._used.items() if name not in self._given}
+            if not getattr(self._given, "tells_lm", False):
+                targets |= self._given
+            for name, adapter in targets.items():
                 if not _is_native(name):
+                    self._check(name, adapter)
                     adapter.configure_lm(checked)
             self._lm = checked
 

@@ -7,8 +7,9 @@ it is written once, and driven by a thread or by a task.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from dspex.errors import (
@@ -24,6 +25,7 @@ from dspex.result import Result, Route
 from dspex.routing import Decision, Gate, Hedge, Race, standing
 
 if TYPE_CHECKING:
+    from dspex.adapters.base import Adapter
     from dspex.adapters.hybrid.program import HybridProgram
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Way",
     "adrive",
     "answered",
+    "astream",
     "crowded",
     "drive",
     "dspy_options",
@@ -102,6 +105,40 @@ async def adrive(program: HybridProgram, way: Way) -> Result:
         if not isinstance(error, Exception):  # a cancelled task, Ctrl-C: nobody else counts it
             program.tally.error()
         raise
+
+
+async def astream(program: HybridProgram, way: Way) -> AsyncGenerator[tuple[str, str] | Result, None]:
+    """Goes a way as a task, and passes on the pieces of DSPy's answer. The result comes last."""
+    program.tally.take()
+    begun = False  # from then on there is no other way
+    try:
+        ask = next(way)
+        while True:
+            try:
+                if ask.backend == "dspy":
+                    async with contextlib.aclosing(await _astreamed(program, ask)) as items:
+                        async for item in items:
+                            if isinstance(item, Result):
+                                answer = Race(item)
+                            else:
+                                begun = True
+                                yield item
+                else:
+                    answer = await _aasked(program, ask)
+            except Exception as error:
+                if begun:
+                    raise
+                ask = way.throw(error)
+            else:
+                ask = way.send(answer)
+    except StopIteration as end:
+        result: Result = end.value
+    except BaseException as error:
+        program.tally.give_back()
+        if not isinstance(error, Exception):  # cancelled, or nobody reads on: nobody else counts it
+            program.tally.error()
+        raise
+    yield result
 
 
 def answered(program: HybridProgram, operation: str, inputs: Inputs, options: Options) -> Way:
@@ -346,10 +383,19 @@ def _execute(program: HybridProgram, backend: str, inputs: Inputs, options: dict
     return program.sides.adapter(backend).execute_program(program.id, inputs, options or None)
 
 
-async def _aexecute(program: HybridProgram, backend: str, inputs: Inputs, options: dict[str, Any]) -> Result:
+async def _aadapter(program: HybridProgram, backend: str) -> Adapter:
     if not program.sides.is_ready(backend):  # making it can take long
         await asyncio.to_thread(program.sides.adapter, backend)
-    adapter = program.sides.adapter(backend)
+    return program.sides.adapter(backend)
+
+
+async def _astreamed(program: HybridProgram, ask: Ask) -> AsyncGenerator[tuple[str, str] | Result, None]:
+    adapter = await _aadapter(program, ask.backend)
+    return adapter.astream_program(program.id, ask.inputs, ask.options or None)
+
+
+async def _aexecute(program: HybridProgram, backend: str, inputs: Inputs, options: dict[str, Any]) -> Result:
+    adapter = await _aadapter(program, backend)
     return await adapter.aexecute_program(program.id, inputs, options or None)
 
 

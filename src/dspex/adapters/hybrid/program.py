@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from dspex.adapters.hybrid.backends import Backends
 from dspex.adapters.hybrid.batch import run_batch
-from dspex.adapters.hybrid.flow import adrive, answered, crowded, drive, refused, rerouted, unsure
+from dspex.adapters.hybrid.flow import adrive, answered, astream, crowded, drive, refused, rerouted, unsure
 from dspex.adapters.hybrid.sides import Sides, obstacle_of
 from dspex.adapters.hybrid.tally import Tally
 from dspex.adapters.local import Runner, _keywords
 from dspex.adapters.native import native_obstacle
-from dspex.adapters.spec import ENUMERABLE, ProgramSpec, asked_kind, natural_kind
 from dspex.errors import DspexError, InputError, PoolSaturated, ProgramError, SignatureError
 from dspex.program import Program
 from dspex.result import Result, Route
@@ -34,6 +33,7 @@ from dspex.routing import (
 )
 from dspex.routing.gate import is_beyond_native
 from dspex.signature import Signature
+from dspex.spec import ENUMERABLE, ProgramSpec, asked_kind, natural_kind
 
 __all__ = ["HybridProgram"]
 
@@ -257,6 +257,12 @@ class HybridProgram:
         self.tally.answered_at_once("native", degraded=decision.degraded)
         return result
 
+    def astream(
+        self, inputs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncGenerator[tuple[str, str] | Result, None]:
+        """One call as a task, in pieces where DSPy gives any, then the result."""
+        return astream(self, answered(self, "acall", _keywords(inputs), options))
+
     async def acall(self, /, **inputs: Any) -> Result:
         return await self.acall_with(inputs, {})
 
@@ -353,7 +359,7 @@ def _facts(spec: ProgramSpec, program_id: str, signature: Signature | None, *, f
     if signature is None:
         return Facts(program_id, kind, None, False, spec.tags)
     shown = (spec.signature or signature).to_string()
-    native = native_obstacle(signature, has_examples=spec.examples is not None) is None
+    native = fitted or native_obstacle(signature, has_examples=spec.examples is not None) is None
     return Facts(program_id, kind, shown, native, spec.tags)
 
 

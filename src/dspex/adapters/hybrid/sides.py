@@ -11,10 +11,10 @@ from dspex.adapters.base import Adapter, unknown_program
 from dspex.adapters.hybrid.backends import Backends
 from dspex.adapters.local import Runner
 from dspex.adapters.native import native_obstacle
-from dspex.adapters.spec import DSPY_KINDS, ProgramSpec
 from dspex.errors import DspexError, ProgramError, SignatureError
 from dspex.program import Program
 from dspex.result import Route
+from dspex.spec import DSPY_KINDS, ProgramSpec
 
 __all__ = ["Sides", "obstacle_of"]
 
@@ -134,7 +134,9 @@ def obstacle_of(spec: ProgramSpec) -> tuple[str | None, str] | None:
     if spec.examples is not None and spec.signature is None:
         raise SignatureError("examples need the signature of which they are", program=spec.id)
     if spec.signature is not None and spec.program is None:
-        obstacle = native_obstacle(spec.signature, has_examples=spec.examples is not None)
+        # A saved program has learned the classes of its `str` outputs.
+        learned = spec.examples is not None or spec.path is not None
+        obstacle = native_obstacle(spec.signature, has_examples=learned)
         if obstacle is not None:
             return obstacle
     if not fitted and spec.examples is None:

@@ -150,7 +150,7 @@ def with_learned_classes(spec: ProgramSpec) -> ProgramSpec:
     """
     if spec.examples is None or spec.signature is None:
         return spec
-    from dspex.learning.examples import read_examples  # not at the top: learning stands above adapters
+    from dspex.learning.examples import read_examples  # not at the top: learning stands above
 
     return replace(spec, signature=read_examples(spec.signature, spec.examples)[0])
 
