@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,14 +14,14 @@ import pytest
 
 from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.errors import CommunicationError, LMError, ResourceError
-from dspex.testing.lm_faults import Hang, Status
+from dspex.testing.lm_faults import Status
 from dspex.testing.lm_server import LMServer, Request
-from dspy_pool_tools import NO_RETRY, echo, error_of, in_background, in_threads, running, until
+from dspy_pool_tools import NO_RETRY, echo, error_of, in_background, in_threads, running, settled, until
 
 SIZE = 3
 REPLY = "text -> reply"
 SERVER = LMServer()
-BREAKER = {"min_calls": 4, "failure_rate": 0.5, "window": 60.0, "cooldown": 0.3}
+BREAKER = {"min_calls": 4, "failure_rate": 0.5, "window": 60.0, "cooldown": 0.6}
 
 
 def lms() -> dict[str, Any]:
@@ -75,6 +76,27 @@ def models() -> Counter[str]:
 
 def ask(adapter: DspyPoolAdapter, pid: str, text: Any = "abc") -> Any:
     return adapter.execute_program(pid, {"text": str(text)})
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """Answers of `held` wait until it is set."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def held(
+    gate: threading.Event, model: str, answers: Callable[[Request], Any] = echo
+) -> Callable[[Request], Any]:
+    """Answers that wait for the gate when this model is asked."""
+
+    def answer(request: Request) -> Any:
+        if request.model == model:
+            gate.wait(20)
+        return answers(request)
+
+    return answer
 
 
 def failing(names: str) -> Callable[[Request], Any]:
@@ -148,25 +170,27 @@ def test_tokens_are_counted_when_they_are_known(adapter: DspyPoolAdapter) -> Non
     assert caught.value.program == pid
 
 
-def test_no_turn_in_time(adapter: DspyPoolAdapter) -> None:
-    SERVER.answers = Hang(0.5)
+def test_no_turn_in_time(adapter: DspyPoolAdapter, gate: threading.Event) -> None:
+    SERVER.answers = held(gate, "impatient")
     pid = adapter.create_program({"signature": REPLY, "lm": "impatient"})
-    first = in_background(lambda: error_of(lambda: ask(adapter, pid)))
+    first = in_background(lambda: ask(adapter, pid))
     SERVER.wait_for(1)
     with pytest.raises(ResourceError, match="no turn") as caught:
         ask(adapter, pid)
     assert caught.value.retryable
     assert SERVER.count == 1
-    assert isinstance(first.result(), CommunicationError)  # its connection was closed
+    gate.set()
+    assert first.result().reply == "cba"
 
 
-def test_an_lm_without_a_turn_falls_back(adapter: DspyPoolAdapter) -> None:
-    SERVER.answers = lambda request: Hang(0.5) if request.model == "full" else echo(request)
+def test_an_lm_without_a_turn_falls_back(adapter: DspyPoolAdapter, gate: threading.Event) -> None:
+    SERVER.answers = held(gate, "full")
     pid = adapter.create_program({"signature": REPLY, "lm": "full"})
     first = in_background(lambda: ask(adapter, pid))
     SERVER.wait_for(1)
     assert ask(adapter, pid).usage["lms"] == {"plain": 1}
-    assert first.result().usage["lms"] == {"plain": 1}
+    gate.set()
+    assert first.result().usage["lms"] == {"full": 1}
 
 
 @pytest.mark.parametrize("lm", ["breaks", "breaks_one"])
@@ -183,16 +207,16 @@ def test_the_breaker_opens_for_all_workers_and_lets_probes_through(adapter: Dspy
         with pytest.raises(LMError, match="left alone") as caught:
             ask(adapter, pid)
         assert caught.value.retryable
-        assert 0 < (caught.value.retry_after or 0) <= 0.3
+        assert 0 < (caught.value.retry_after or 0) <= 0.6
         assert caught.value.program == pid
     assert SERVER.count == 4
     assert adapter.get_stats()["pool"]["calls"] == workers  # they were not even asked
-    time.sleep(0.32)
+    time.sleep(0.62)
     SERVER.delay = 0.1
     errors = in_threads(lambda n: error_of(lambda: ask(adapter, pid)), 3)
     assert [type(error) for error in errors] == [LMError] * 3
     assert SERVER.count == 5  # one probe, of three calls
-    time.sleep(0.32)
+    time.sleep(0.62)
     SERVER.answers, SERVER.delay = echo, 0.0
     assert ask(adapter, pid).reply == "cba"
     assert guard(adapter, lm)["circuit"] == "closed"
@@ -288,28 +312,32 @@ def test_a_killed_worker_gives_its_place_back(adapter: DspyPoolAdapter) -> None:
     assert guard(adapter, "one")["under_way"] == 0
 
 
-def test_a_worker_that_is_killed_while_it_waits_gets_no_place(adapter: DspyPoolAdapter) -> None:
-    SERVER.delay = 0.6
+def test_a_worker_that_is_killed_while_it_waits_gets_no_place(
+    adapter: DspyPoolAdapter, gate: threading.Event
+) -> None:
+    SERVER.answers = held(gate, "one")
     acting = adapter.create_program({"signature": "text -> said", "module": "dspy_pool_tools:Acting"})
     session = {"session": "b"}
     worker = int(adapter.execute_program(acting, {"text": "pid"}, session).said)
     pid = adapter.create_program({"signature": REPLY, "lm": "one"})
-    until(lambda: adapter.get_stats()["pool"]["idle"] == SIZE)
-    held = in_background(lambda: ask(adapter, pid, "held"))
+    settled(adapter)
+    first = in_background(lambda: adapter.execute_program(pid, {"text": "first"}, {"session": "c"}))
     SERVER.wait_for(1)
     lost = in_background(lambda: error_of(lambda: adapter.execute_program(pid, {"text": "x"}, session)))
     until(lambda: guard(adapter, "one")["waiting"] == 1)
     os.kill(worker, 9)
     assert isinstance(lost.result(), CommunicationError)
+    gate.set()
     assert ask(adapter, pid).reply == "cba"
-    assert held.result().reply == "dleh"
+    assert first.result().reply == "tsrif"
     assert guard(adapter, "one")["under_way"] == 0
     assert SERVER.count == 2
 
 
-def test_a_cancelled_call_keeps_its_place_until_its_request_ends(adapter: DspyPoolAdapter) -> None:
-    SERVER.answers = acts
-    SERVER.delay = 0.2
+def test_a_cancelled_call_keeps_its_place_until_its_request_ends(
+    adapter: DspyPoolAdapter, gate: threading.Event
+) -> None:
+    SERVER.answers = held(gate, "one", acts)
     pid = adapter.create_program(AGENT)
 
     async def main() -> None:
@@ -319,10 +347,12 @@ def test_a_cancelled_call_keeps_its_place_until_its_request_ends(adapter: DspyPo
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert SERVER.in_flight == 1
-        assert guard(adapter, "one")["under_way"] == 1
-        other = await adapter.aexecute_program(pid, {"text": "abc"})
-        assert other.reply == "cba"
+        other = asyncio.create_task(adapter.aexecute_program(pid, {"text": "abc"}))
+        while not guard(adapter, "one")["waiting"]:
+            await asyncio.sleep(0.005)
+        assert (SERVER.in_flight, guard(adapter, "one")["under_way"]) == (1, 1)
+        gate.set()
+        assert (await other).reply == "cba"
 
     asyncio.run(main())
     assert SERVER.max_in_flight == 1

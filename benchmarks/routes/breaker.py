@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,14 +18,13 @@ from benchmarks.sections import Section, Target
 from dspex.adapters.dspy import DspyAdapter
 from dspex.adapters.dspy_pool import DspyPoolAdapter
 from dspex.adapters.hybrid import HybridAdapter
-from dspex.errors import DspexError
+from dspex.errors import DspexError, LMError
 from dspex.testing import LMServer, Status
 
 MOST_US = 100.0
 COOLDOWN_S = 0.25
 #: Both would make the circuit open later, and tell nothing more.
 PROTECTION = {"breaker": {"min_calls": 5, "cooldown": COOLDOWN_S}, "retry": {"backoff": 0.01}}
-SPEC = {"id": "intents", "signature": INTENTS}
 BEYOND = "requests beyond probes"
 
 
@@ -66,40 +66,39 @@ def measure(plan: Plan, title: str, settings: Mapping[str, Any], server: LMServe
 
 def _adapters(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Adapters with a program whose calls would all go to the LM."""
-    one_worker = config(settings, dspy_pool={"size": 1})
-    program = {**SPEC, "signature": None, "program": fitted()}
+    lm = config(settings, dspy_pool={"size": 1})
+    spec = {"id": "intents", "signature": INTENTS}
+    in_process, pooled = {"prefer": "dspy"}, {"prefer": "dspy", "dspy_pool": True}
+    native = {"id": "intents", "program": fitted()}
     ways: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
-        "dspy adapter, error": (DspyAdapter, one_worker, SPEC),
-        "dspy_pool adapter, error": (DspyPoolAdapter, one_worker, SPEC),
-        "hybrid adapter, error": (HybridAdapter, one_worker, SPEC),
-        "hybrid adapter, native answer instead": (
-            HybridAdapter,
-            {**one_worker, "routing": {"prefer": "dspy"}},
-            program,
-        ),
-        "hybrid adapter, native answer instead of dspy_pool": (
-            HybridAdapter,
-            {**one_worker, "routing": {"prefer": "dspy", "dspy_pool": True}},
-            program,
-        ),
+        "dspy adapter": (DspyAdapter, lm, spec),
+        "dspy_pool adapter": (DspyPoolAdapter, lm, spec),
+        "hybrid adapter": (HybridAdapter, lm, spec),
+        "hybrid adapter, native instead of dspy": (HybridAdapter, {**lm, "routing": in_process}, native),
+        "hybrid adapter, native instead of dspy_pool": (HybridAdapter, {**lm, "routing": pooled}, native),
     }
-    for name, (adapter, settings, spec) in ways.items():
-        made = adapter(settings)
-        made.create_program({key: value for key, value in spec.items() if value is not None})
+    for name, (adapter, configured, program) in ways.items():
+        made = adapter(configured)
+        made.create_program(program)
         yield name, made
 
 
 def _block(adapter: Any, server: LMServer | None, seconds: float) -> Figures:
-    execute = adapter.execute_program
+    execute, counts = adapter.execute_program, Counter[str]()
 
     def call(row: Mapping[str, Any]) -> None:
-        # An answer is a native one instead.
-        with contextlib.suppress(DspexError):
-            execute("intents", row)
+        try:
+            counts["instead" if execute("intents", row).route.degraded else "answered"] += 1
+        except LMError:
+            counts["refused"] += 1
+        except DspexError:  # a probe's, where the LM cannot be reached
+            counts["failed"] += 1
 
     seen = 0 if server is None else server.count
     begin = time.perf_counter()
     found = latencies(timing.time_for(call, TEXTS, seconds))
+    shares = {name: 100 * counts[name] / counts.total() for name in ("refused", "instead")}
+    found |= {f"{name} %": share for name, share in shares.items()}
     if server is not None:
         probes = math.ceil((time.perf_counter() - begin) / COOLDOWN_S) + 1
         requests = server.count - seen

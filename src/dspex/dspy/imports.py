@@ -23,7 +23,9 @@ def imported(path: str, at: str | None = None) -> Any:
     module, _, name = path.partition(":")
     if module == "__main__":
         raise ConfigError(
-            f"{path!r} cannot be imported by other processes", hint="Move it into a module of its own"
+            f"{path!r} cannot be imported by other processes",
+            field=at,
+            hint="Move it into a module of its own",
         )
     try:
         found = importlib.import_module(module)

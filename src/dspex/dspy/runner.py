@@ -320,8 +320,22 @@ class _Watched(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         self._running = running
 
     def forward(self, **inputs: Any) -> Any:
-        with self._running:
+        wanted = _WhileWanted(dspy.settings.send_stream, current_call())
+        with self._running, dspy.context(send_stream=wanted):
             return self.module(**inputs)
+
+
+class _WhileWanted:
+    """A stream to the reader, which refuses when nobody reads any more."""
+
+    def __init__(self, stream: Any, call: Call) -> None:
+        self._stream = stream
+        self._call = call
+
+    @property
+    def send(self) -> Any:
+        self._call.require_wanted()
+        return self._stream.send
 
 
 async def _ended(running: threading.Lock) -> None:

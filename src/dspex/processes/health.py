@@ -41,8 +41,9 @@ def look_at(fleet: Fleet) -> PoolHealth:
             return PoolHealth(False, "closed")
         members = list(fleet.members)
         idle = [member for member in members if fleet.desk.borrow(member)]
+        since = time.monotonic()  # a call that ends from here on is an answer too
     deadline = Deadline.after(fleet.settings.ping_timeout)
-    asked = {member: _asked(member) for member in members if member not in idle}
+    asked = {member: (_asked(member), since) for member in members if member not in idle}
     silent = [member for member in idle if not _answers(fleet, member, deadline)]
     silent += [member for member, asked in asked.items() if not _has_answered(member, asked, deadline)]
     with fleet.lock:
@@ -59,12 +60,12 @@ def _answers(fleet: Fleet, member: Member, deadline: Deadline) -> bool:
     return True
 
 
-def _asked(member: Member) -> tuple[int, float]:
-    """The number of the ping that was sent, and when; -1: it could not be sent."""
+def _asked(member: Member) -> int:
+    """The number of the ping that was sent; -1: it could not be sent."""
     try:
-        return member.running.channel.send_ping(Deadline.after(0.1)), time.monotonic()
+        return member.running.channel.send_ping(Deadline.after(0.1))
     except DspexError:
-        return -1, time.monotonic()
+        return -1
 
 
 def _has_answered(member: Member, asked: tuple[int, float], deadline: Deadline) -> bool:
