@@ -21,6 +21,7 @@ cdef class _Answers:
     cdef tuple classes               # a tuple of values, or None for numbers
     cdef tuple is_int
     cdef dict position               # name -> head
+    cdef bint has_score              # an output is named so
     cdef AnswerHead* heads
     cdef size_t count
     cdef size_t columns
@@ -31,10 +32,11 @@ cdef class _Answers:
 
 cdef class Result:
     cdef _Answers answers
-    cdef float* data             # native: [columns] values, one int32 pick a head, the confidence (2: none); else NULL
+    cdef float* data             # native: [columns] values, one int32 pick a head, confidence, score (2: none); else NULL
     cdef dict values_            # built on first use from a native answer
     cdef dict probabilities_
     cdef object confidence_
+    cdef object score_
     cdef readonly object route
     cdef readonly object usage
     cdef object __weakref__
@@ -76,6 +78,7 @@ cdef class Predictor(InputReader):
     cdef list _inside(self, inputs)
     cdef list _visited(self, str text, size_t field, bint unfold)
     cdef _bind_arrays(self, arrays)
+    cdef _bind_gate(self, arrays)
     cdef _require_bound(self)
 
 

@@ -23,7 +23,7 @@ from dspex.errors import DspexError
 
 include "text_options.pxi"
 
-from native cimport (AnswerHead, Answerer, AnswerKind, Contribution, IndexEntry, TextView, checksum64_c, now_ns,
+from native cimport (AnswerHead, Answerer, AnswerKind, Contribution, IndexEntry, TextView, checksum64_c, gate_features, now_ns,
                      row_lanes, row_stride, visit_contributions)
 
 cdef enum:
@@ -54,7 +54,8 @@ cdef class Predictor(InputReader):
         inputs: (name, kind, width) each; kind as in Field.kind, width of a vector.
         heads: mappings with name, kind, columns, classes, threshold, integer.
         arrays: index (uint32 [slots, 2]), rows (uint8 [rows * stride]), bias (float32 [columns]),
-            dense (float32 [width, columns]), dense_scale (float32 [2, width]: mean, then 1 / deviation).
+            dense (float32 [width, columns]), dense_scale (float32 [2, width]: mean, then 1 / deviation), and gate
+            (float32 [3 * heads, features]: weights, lowest and highest values) where one was fitted.
         text: the text options the model was trained with.
         route: what every result carries.
 
@@ -67,9 +68,26 @@ cdef class Predictor(InputReader):
         self.route = route
         self._bind_inputs(inputs)
         self._bind_arrays(arrays)
+        self._bind_gate(arrays)
         self.view.text = text_options(text)
         self.answerer.model, self.answerer.heads = &self.view, self.answers.heads
         self.answerer.head_count = self.answers.count
+
+    cdef _bind_gate(self, arrays):
+        cdef const float[:, ::1] gate
+        self.answerer.gate = NULL
+        if "gate" not in arrays:
+            return
+        gate = arrays["gate"]
+        if <size_t>gate.shape[0] != 3 * self.answers.count or <size_t>gate.shape[1] != gate_features:
+            raise ValueError("the gate does not fit the outputs")
+        self.keep += (arrays["gate"],)
+        self.answerer.gate = &gate[0, 0]
+
+    @property
+    def has_gate(self):
+        """Whether results carry a score of a gate that was fitted, and not just their confidence."""
+        return self.answerer.gate != NULL
 
     cdef _bind_arrays(self, arrays):
         cdef const uint32_t[:, ::1] index = arrays["index"]
@@ -247,6 +265,21 @@ cdef class Predictor(InputReader):
         """The calibrated logits of one mapping, [columns], as a list. Numbers are standardised."""
         return self._inside(inputs)[:self.view.columns]
 
+    def _gate_features(self, inputs):
+        """What the gate makes of one mapping: a list of features for each output. Empty without a gate."""
+        self._require_bound()
+        cdef Answerer asking = self.answerer
+        cdef size_t lanes = row_lanes(self.view.columns), h, i
+        cdef float[::1] sums = _floats(lanes + self.view.dense_width + 1)
+        cdef float[::1] answer = _floats(asking.answer_floats())
+        cdef float[::1] found = _floats(asking.head_count * gate_features)
+        if asking.gate == NULL:
+            return []
+        asking.features = &found[0]
+        if not self._score(&asking, inputs, &sums[0], &sums[0] + lanes, &answer[0]):
+            self._reject(inputs, None)
+        return [[found[h * gate_features + i] for i in range(gate_features)] for h in range(asking.head_count)]
+
     def _dense_values(self, inputs):
         """The standardised numeric inputs of one mapping, as a list."""
         return self._inside(inputs)[self.view.columns:]
@@ -256,6 +289,7 @@ cdef class Predictor(InputReader):
         self._require_bound()
         cdef Answerer logits_only = self.answerer
         logits_only.head_count = 0
+        logits_only.gate = NULL
         cdef size_t lanes = row_lanes(self.view.columns), width = self.view.dense_width
         cdef float[::1] sums = _floats(lanes + width + 1)
         cdef float[::1] logits = _floats(logits_only.answer_floats())

@@ -5,7 +5,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from cython.operator cimport dereference
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.memory cimport unique_ptr, make_unique
 from libcpp.utility cimport move
@@ -15,9 +15,10 @@ import numpy as np
 
 include "text_options.pxi"
 
-from native cimport (Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadSpec, Learner, Loss,
-                     ModelView, PackedModel, RefineHead, Refiner, TrainOptions, Trainer, IndexEntry, fold_model,
-                     pack_model, row_stride)
+from native cimport (AnswerHead, AnswerKind, Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadSpec,
+                     IndexEntry, Learner, Loss, ModelView, PackedModel, RefineHead, Refiner, RowEvidence, Standing,
+                     TrainOptions, Trainer, answer_head, fold_model, gate_features_of, pack_model, row_stride,
+                     standing)
 
 cdef extern from "Python.h":
     unsigned int PyUnicode_KIND(object text)
@@ -31,8 +32,12 @@ cdef struct TextRef:
 
 cdef enum:
     CHUNK = 4096   # rows between two looks at Ctrl-C
+    EVIDENCE = 11  # floats of a RowEvidence
+    GATE_FEATURES = 18
 
 _LOSSES = {"hinge": Loss.hinge, "squared": Loss.squared, "logistic": Loss.logistic, "softmax": Loss.softmax}
+_KINDS = {"choice": AnswerKind.choice, "binary": AnswerKind.binary, "multilabel": AnswerKind.multilabel,
+          "number": AnswerKind.number}
 _HEADS = {"softmax": HeadKind.softmax, "sigmoid": HeadKind.sigmoid, "number": HeadKind.number}
 
 
@@ -41,6 +46,14 @@ cdef vector[float] _vector(const float[::1] values):
     out.resize(values.shape[0])
     if values.shape[0]:
         memcpy(out.data(), &values[0], values.shape[0] * sizeof(float))
+    return out
+
+
+cdef vector[uint8_t] _bytes(const uint8_t[::1] values):
+    cdef vector[uint8_t] out
+    out.resize(values.shape[0])
+    if values.shape[0]:
+        memcpy(out.data(), &values[0], values.shape[0])
     return out
 
 
@@ -64,8 +77,7 @@ cdef vector[TextRef] _text_refs(list texts) except *:
     return refs
 
 
-cdef void _build_corpus(Corpus* corpus, const vector[TextRef]& refs, size_t fields, size_t rows,
-                        const vector[uint8_t]& folds) except *:
+cdef void _build_corpus(Corpus* corpus, const vector[TextRef]& refs, size_t fields, size_t rows) except *:
     cdef size_t start, stop, row, field
     cdef TextRef t
     cdef int step
@@ -89,7 +101,7 @@ cdef void _build_corpus(Corpus* corpus, const vector[TextRef]& refs, size_t fiel
             with nogil:
                 corpus.finish_count(rows)
     with nogil:
-        corpus.finish(folds)
+        corpus.finish()
 
 
 cdef vector[HeadSpec] _head_specs(list heads) except *:
@@ -105,6 +117,8 @@ cdef vector[HeadSpec] _head_specs(list heads) except *:
         for loss, c in head["learners"]:
             learner.loss, learner.c = <Loss><int>_LOSSES[loss], c
             spec.learners.push_back(learner)
+        spec.groups = head.get("groups", 0)
+        spec.group_of_row = _bytes(head["group_of_row"]) if spec.groups else vector[uint8_t]()
         specs.push_back(spec)
     return specs
 
@@ -129,12 +143,14 @@ cdef void _run(Trainer* trainer, progress) except *:
         raise
 
 
-cdef object _held_out(Trainer* trainer, size_t head, size_t rows, size_t columns):
-    """[rows, columns] logits of the stacked models that did not see the row."""
+cdef object _held_out(Trainer* trainer, size_t head, size_t rows, size_t columns, bint novel=False):
+    """[rows, columns] logits of the stacked models that did not see the row; of novel ones, its class."""
     cdef size_t m
+    cdef const float* data
     out = np.full((rows, columns), trainer.fits[head].stack.bias, dtype=np.float32)
     for m in range(trainer.fits[head].held_out.size()):
-        scores = _array(trainer.fits[head].held_out[m].data(), rows * columns, np.float32)
+        data = trainer.fits[head].novel[m].data() if novel else trainer.fits[head].held_out[m].data()
+        scores = _array(data, rows * columns, np.float32)
         out += np.float32(trainer.fits[head].stack.coefficient[m]) * scores.reshape(rows, columns)
     return out
 
@@ -160,13 +176,16 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
         texts: one list of strings a text field, each as long as there are rows.
         dense: [rows, width] standardised numbers; the last column is all 1, for the bias.
         folds: [rows] fold of each row, below options["folds"].
-        heads: mappings with kind, columns, targets [rows, columns], weights [rows], learners [(loss, c)].
-        options: text (a mapping), folds, threads, seed, max_epochs, tolerance, min_pair_df, max_units.
+        heads: mappings with kind, columns, targets [rows, columns], weights [rows], learners [(loss, c)]; perhaps
+            groups and group_of_row (uint8 [rows]): groups of classes that models are trained without.
+        options: text (a mapping), folds, threads, seed, max_epochs, tolerance, min_pair_df, max_units; and
+            evidence, whether what a gate looks at is wanted.
         progress: called with a share in [0, 1] about 20 times a second.
 
     Returns:
         (arrays, held_out, info): the model's arrays, one [rows, columns] array of out-of-fold logits a head,
-        and a mapping of diagnostics.
+        and a mapping of diagnostics. With evidence, its "evidence" has a mapping a head: `held_out` [rows, 11] as
+        `gate_features` takes it, and where there are groups `novel` [rows, columns] logits and `novel_evidence`.
 
     Raises:
         MemoryError: the vocabulary does not fit.
@@ -178,9 +197,9 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
     cdef vector[uint8_t] fold_of_row
     fold_of_row.resize(rows)
     memcpy(fold_of_row.data(), &folds[0], rows)
-    cdef unique_ptr[Corpus] corpus = make_unique[Corpus](corpus_options, <size_t>options["folds"])
+    cdef unique_ptr[Corpus] corpus = make_unique[Corpus](corpus_options)
     cdef vector[TextRef] refs = _text_refs(texts)
-    _build_corpus(corpus.get(), refs, fields, rows, fold_of_row)
+    _build_corpus(corpus.get(), refs, fields, rows)
 
     cdef DenseView view
     view.values, view.width = &dense[0, 0], dense.shape[1]
@@ -188,7 +207,7 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
     cdef TrainOptions train_options
     train_options.folds, train_options.threads = options["folds"], options["threads"]
     train_options.seed, train_options.max_epochs = options["seed"], options["max_epochs"]
-    train_options.tolerance = options["tolerance"]
+    train_options.tolerance, train_options.evidence = options["tolerance"], options.get("evidence", False)
     cdef unique_ptr[Trainer] trainer = make_unique[Trainer](dereference(corpus), view, fold_of_row, specs,
                                                             train_options)
     _run(trainer.get(), progress)
@@ -208,7 +227,55 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
             for h in range(specs.size())
         ],
     }
+    if train_options.evidence:
+        info["evidence"] = [_evidence(trainer.get(), h, rows, specs[h].columns) for h in range(specs.size())]
     return arrays, held_out, info
+
+
+cdef object _evidence_array(const vector[RowEvidence]& rows):
+    return _array(rows.data(), EVIDENCE * rows.size(), np.float32).reshape(-1, EVIDENCE)
+
+
+cdef dict _evidence(Trainer* trainer, size_t head, size_t rows, size_t columns):
+    out = {"held_out": _evidence_array(trainer.fits[head].evidence)}
+    if not trainer.fits[head].novel.empty():
+        out["novel"] = _held_out(trainer, head, rows, columns, True)
+        out["novel_evidence"] = _evidence_array(trainer.fits[head].novel_evidence)
+    return out
+
+
+def gate_features(head not None, const float[:, ::1] logits not None, const float[:, ::1] evidence not None):
+    """What a call's gate makes of the logits of one head.
+
+    Args:
+        head: a mapping with kind, columns and, for two classes and several labels, threshold.
+        logits: [rows, columns], calibrated.
+        evidence: [rows, 11]: what speaks for the answer, the largest part of it, the sum of squares, how many rows
+            of weights speak for it, how many there are; known words, unknown words, known pairs, unknown pairs; the
+            squared norm, and that of what is known.
+
+    Returns:
+        [rows, 18] features; the first is 1.
+    """
+    cdef size_t rows = logits.shape[0], columns = head["columns"], i
+    if <size_t>logits.shape[1] != columns or evidence.shape[1] != EVIDENCE or <size_t>evidence.shape[0] != rows:
+        raise ValueError("logits and evidence do not fit the head")
+    cdef AnswerHead answer
+    answer.kind = <AnswerKind><int>_KINDS[head["kind"]]
+    answer.first, answer.columns, answer.threshold = 0, <uint32_t>columns, head.get("threshold", 0.5)
+    values = np.array(logits)
+    out = np.empty((rows, GATE_FEATURES), np.float32)
+    cdef float[:, ::1] value = values, feature = out
+    cdef const RowEvidence* row
+    cdef Standing at
+    cdef float confidence
+    cdef int32_t pick = 0
+    for i in range(rows):
+        row = <const RowEvidence*>&evidence[i, 0]
+        at = standing(answer, &value[i, 0])
+        confidence = answer_head(answer, &value[i, 0], pick)
+        gate_features_of(at, confidence, row.evidence, row.familiar, &feature[i, 0])
+    return out
 
 
 def refine(arrays not None, dict text not None, list texts not None, const float[:, ::1] dense not None,

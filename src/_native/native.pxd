@@ -76,6 +76,37 @@ cdef extern from "model/heads.hpp" namespace "dspex" nogil:
         double high
 
 
+cdef extern from "model/gate.hpp" namespace "dspex" nogil:
+    const size_t gate_features
+    const size_t gate_floats
+
+    cdef cppclass Evidence:
+        float positive
+        float largest
+        float squares
+        float positives
+        float rows
+
+    cdef cppclass Familiar:
+        float known_words
+        float unknown_words
+        float known_pairs
+        float unknown_pairs
+        float norm2
+        float known_norm2
+
+    cdef cppclass Standing:
+        size_t column
+        float sign
+        float top
+        float margin
+
+    Standing standing(const AnswerHead& head, const float* logits)
+    void gate_features_of(const Standing& at, float confidence, const Evidence& evidence, const Familiar& familiar,
+                          float* out)
+    float answer_head(const AnswerHead& head, float* values, int32_t& pick)
+
+
 cdef extern from "pool/clock.hpp" namespace "dspex" nogil:
     int64_t now_ns()                # monotonic
 
@@ -90,7 +121,9 @@ cdef extern from "run/answerer.hpp" namespace "dspex" nogil:
         const ModelView* model
         const AnswerHead* heads
         size_t head_count
-        size_t answer_floats()      # [columns] values, [heads] int32 picks, the confidence
+        const float* gate           # [heads, gate_floats], or NULL
+        float* features             # [heads, gate_features], or NULL
+        size_t answer_floats()      # [columns] values, [heads] int32 picks, the confidence, the score
         cbool answer(const TextView* texts, size_t text_count, const float* dense, float* sums, float* out)
 
 
@@ -105,12 +138,12 @@ cdef extern from "model/corpus.hpp" namespace "dspex" nogil:
         uint32_t max_units
 
     cdef cppclass Corpus:
-        Corpus(CorpusOptions options, size_t folds) except +
+        Corpus(CorpusOptions options) except +
         void count_text "count"(uint32_t row, size_t field, const void* text, size_t size, unsigned unit_bytes) except +
         void add_text(size_t field, const void* text, size_t size, unsigned unit_bytes) except +
         void end_row() except +
         void finish_count(size_t rows) except +
-        void finish(const vector[uint8_t]& fold_of_row) except +
+        void finish() except +
         size_t units()
         size_t features()
 
@@ -138,6 +171,12 @@ cdef extern from "model/stack.hpp" namespace "dspex" nogil:
         double bias
 
 
+cdef extern from "model/evidence.hpp" namespace "dspex" nogil:
+    cdef cppclass RowEvidence:
+        Evidence evidence
+        Familiar familiar
+
+
 cdef extern from "model/trainer.hpp" namespace "dspex" nogil:
     cdef cppclass Learner:
         Loss loss
@@ -149,9 +188,14 @@ cdef extern from "model/trainer.hpp" namespace "dspex" nogil:
         vector[float] targets       # [rows, columns]
         vector[float] weights       # [rows]
         vector[Learner] learners
+        vector[uint8_t] group_of_row  # [rows], or empty
+        size_t groups
 
     cdef cppclass HeadFit:
         vector[vector[float]] held_out
+        vector[RowEvidence] evidence
+        vector[vector[float]] novel
+        vector[RowEvidence] novel_evidence
         vector[uint32_t] epochs
         Stack stack
 
@@ -161,6 +205,7 @@ cdef extern from "model/trainer.hpp" namespace "dspex" nogil:
         uint64_t seed
         uint32_t max_epochs
         float tolerance
+        cbool evidence
 
     cdef cppclass Trainer:
         Trainer(const Corpus& corpus, DenseView dense, vector[uint8_t] fold_of_row, vector[HeadSpec] heads,

@@ -13,6 +13,7 @@ cdef class _Answers:
         self.classes = tuple(None if h.get("classes") is None else tuple(h["classes"]) for h in heads)
         self.is_int = tuple(bool(h.get("integer")) for h in heads)
         self.position = {name: i for i, name in enumerate(self.names)}
+        self.has_score = "score" in self.position
         self.columns = 0
         for i, h in enumerate(heads):
             self.heads[i].kind = <AnswerKind><int>_ANSWER_KINDS[h["kind"]]
@@ -55,7 +56,9 @@ cdef class Result:
 
     ``r.label`` and ``r["label"]`` give a value, ``r.probabilities("label")`` the calibrated probability of
     every class, ``r.confidence`` that of the whole answer: the smallest over the enumerable outputs, None if
-    there are none. ``r.route`` tells who answered, ``r.usage`` what it cost where that is known.
+    there are none. ``r.gate_score``, and ``r.score`` where no output is named so, says how
+    likely the answer is the teacher's, new kinds of input considered: by the program's gate where one was fitted, else
+    it is the confidence. ``r.route`` tells who answered, ``r.usage`` what it cost where that is known.
     An output named like one of these is still reached by ``r["confidence"]``.
 
     Args:
@@ -64,12 +67,14 @@ cdef class Result:
         probabilities: output name -> {class: probability in [0, 1]}.
         confidence: in [0, 1], or None.
         usage: tokens and cost, or None.
+        score: in [0, 1], or None; the confidence when left out.
     """
 
-    def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None):
+    def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None, score=...):
         self.values_ = dict(values)
         self.probabilities_ = {} if probabilities is None else {k: dict(v) for k, v in probabilities.items()}
         self.confidence_ = confidence
+        self.score_ = confidence if score is ... else score
         self.route = route
         self.usage = usage
 
@@ -93,6 +98,25 @@ cdef class Result:
             sureness = self.data[self.answers.columns + self.answers.count]
             return <double>sureness if sureness <= 1 else None
         return self.confidence_
+
+    @property
+    def score(self):
+        """`gate_score`; or the value of an output of this name, which was there first."""
+        if self.answers.has_score if self.data != NULL else "score" in self._values():
+            return self["score"]
+        return self.gate_score
+
+    @property
+    def gate_score(self):
+        """How likely in [0, 1] the answer is the one that the teacher would give, as the program's gate estimates it.
+
+        The confidence where no gate was fitted; None where there is neither, as for numbers alone.
+        """
+        cdef float score
+        if self.data != NULL:
+            score = self.data[self.answers.columns + self.answers.count + 1]
+            return <double>score if score <= 1 else None
+        return self.score_
 
     def probabilities(self, str output not None):
         """{class: probability} of one output, in the order of its classes.
@@ -175,11 +199,11 @@ cdef class Result:
                 probabilities[name] = self.probabilities(name)
             except KeyError:
                 pass
-        return _rebuild_result, (self.to_dict(), self.route, probabilities, self.confidence, self.usage)
+        return _rebuild_result, (self.to_dict(), self.route, probabilities, self.confidence, self.usage, self.gate_score)
 
 
-def _rebuild_result(values, route, probabilities, confidence, usage):
-    return Result(values, route=route, probabilities=probabilities, confidence=confidence, usage=usage)
+def _rebuild_result(values, route, probabilities, confidence, usage, score=...):
+    return Result(values, route=route, probabilities=probabilities, confidence=confidence, usage=usage, score=score)
 
 
 Mapping.register(Result)

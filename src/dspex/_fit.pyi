@@ -24,3 +24,6 @@ def refine(
     c: float,
     seed: int,
 ) -> dict[str, NDArray[Any]]: ...
+def gate_features(
+    head: Mapping[str, Any], logits: NDArray[np.float32], evidence: NDArray[np.float32]
+) -> NDArray[np.float32]: ...

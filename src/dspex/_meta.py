@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import ModelFileError, SignatureError
 from .signature import Signature
 
-__all__ = ["checked_meta"]
+__all__ = ["GATE_FEATURES", "checked_meta"]
 
 _HINT = "The file is damaged or was not written by dspex; fit the program again"
 _ARRAYS = {
@@ -23,6 +23,12 @@ _ARRAYS = {
     "dense": (np.float32, 2),
     "dense_scale": (np.float32, 2),
 }
+# What a gate's score is made of, in order; `gate_features_of` in `model/gate.cpp` computes them.
+GATE_FEATURES = (
+    "one", "log_odds", "surprise", "margin", "top", "positive", "rest", "breadth", "largest_share", "positive_share",
+    "positives", "unknown_words", "unknown_count", "unknown_pairs", "known_pairs", "words", "norm", "known_norm",
+)  # fmt: skip
+_LARGEST_GATE = 1e12  # of its weights and bounds; products of two stay finite
 _LARGEST = 1e30  # of means and factors of inputs; sums of products with them stay finite
 _TEXT_RANGES = {
     "min_n": (1, 16),
@@ -69,6 +75,8 @@ def checked_meta(
     _check_inputs(meta["inputs"], signature)
     _check_heads(meta["heads"], signature)
     _check_rows(arrays, sum(head["columns"] for head in meta["heads"]))
+    _check_certificate(meta.get("certificate"))
+    _check_gate(meta.get("gate"), arrays.get("gate"), len(meta["heads"]))
     _check_record(meta)
     rest = {key: value for key, value in meta.items() if key != "signature"}
     rest["inputs"] = [tuple(entry) for entry in meta["inputs"]]
@@ -91,6 +99,48 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             raise _bad(f"the tensor {name!r} holds a number that no fit gives")
     if len(arrays["bias"]) == 0:
         raise _bad("it has no outputs")
+
+
+_CERTIFICATE = ("agreement", "delta", "method", "threshold", "thresholds", "by", "rows", "coverage", "reason")
+
+
+def _check_certificate(certificate: Any) -> None:
+    """What decides which answers stand has to be what a certificate says, or nothing."""
+    if certificate is None:
+        return
+    if not isinstance(certificate, dict) or set(certificate) != set(_CERTIFICATE):
+        raise _bad("its certificate does not have the parts of one")
+    threshold, thresholds, by = (certificate[key] for key in ("threshold", "thresholds", "by"))
+    if (thresholds is None) != (by is None) or by not in (None, "class", "slice"):
+        raise _bad("its certificate does not say of whom it is")
+    if thresholds is not None and not isinstance(thresholds, dict):
+        raise _bad("the thresholds of its certificate are no mapping")
+    limits: list[Any] = [threshold] if thresholds is None else list(thresholds.values())
+    if thresholds is not None and threshold is not None:
+        raise _bad("its certificate has a threshold and one for each group")
+    if not all(limit is None or (_number(limit) and 0 <= limit <= 1) for limit in limits):
+        raise _bad("a threshold of its certificate is no number from 0 to 1")
+    if not all(_number(certificate[key]) for key in ("agreement", "delta", "rows", "coverage")):
+        raise _bad("the figures of its certificate are no numbers")
+    if not all(isinstance(certificate[key], str) for key in ("method", "reason")):
+        raise _bad("its certificate is not in words")
+
+
+def _check_gate(record: Any, gate: NDArray[Any] | None, heads: int) -> None:
+    """A file has both parts of a gate or neither; those of before gates have neither."""
+    if record is None and gate is None:
+        return
+    if record is None or gate is None:
+        raise _bad("its gate is only there in part")
+    if not isinstance(record, dict) or record.get("features") != list(GATE_FEATURES):
+        raise _bad("its gate is made of features that this version does not know")
+    if gate.dtype != np.float32 or gate.shape != (3 * heads, len(GATE_FEATURES)):
+        raise _bad("its gate does not fit its outputs")
+    if not np.isfinite(gate).all() or np.abs(gate).max() > _LARGEST_GATE:
+        raise _bad("its gate holds a number that no fit gives")
+    table = gate.reshape(heads, 3, -1)
+    if (table[:, 1] > table[:, 2]).any():
+        raise _bad("the bounds of its gate are the wrong way round")
 
 
 def row_bytes(columns: int) -> int:

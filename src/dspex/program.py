@@ -66,6 +66,7 @@ class Program(_core.Predictor):
         self.signature = signature
         self._arrays = dict(arrays)
         self._meta = dict(meta)
+        self._held_out: Any = None  # of a fresh fit with a gate; see learning.gate.held_out
         numeric = any(head["kind"] == "number" for head in heads)
         self.kind = "predict" if numeric else "classify"
 
@@ -102,6 +103,22 @@ class Program(_core.Predictor):
     def with_route(self, route: Route) -> Program:
         """The same program over the same weights, whose results carry another route."""
         return Program(self.signature, self._arrays, self._meta, route)
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """What is guaranteed of its answers; None: nothing.
+
+        A mapping: agreement, delta, method, rows, coverage, reason, and the least score from which answers
+        stand (None: none do): "threshold", or "thresholds" by the group that "by" names, "class" or "slice".
+        """
+        found: dict[str, Any] | None = self._meta.get("certificate")
+        return found
+
+    def with_certificate(self, certificate: Mapping[str, Any]) -> Program:
+        """The same program over the same weights with this certificate, which goes into its file."""
+        return Program(
+            self.signature, self._arrays, self._meta | {"certificate": dict(certificate)}, self.route
+        )
 
     def explain(self, /, **inputs: Any) -> dict[str, list[Reason]]:
         """Why each output was answered as it was.
@@ -182,7 +199,7 @@ class Program(_core.Predictor):
         """A new program that has also learned from these examples; this one stays as it is.
 
         The weights move from where they are, as little as the examples allow; words and pairs that are new
-        are added. Classes, calibration and thresholds stay. For many examples, or new classes, fit again on
+        are added. Classes, calibration, thresholds and the gate stay. For many examples, or new classes, fit again on
         all of them.
 
         Args:
@@ -198,6 +215,7 @@ class Program(_core.Predictor):
         from .learning.refine import refined
 
         arrays, meta = refined(self, examples, sample_weight, c)
+        meta.pop("certificate", None)  # it was of the program before
         return Program(self.signature, arrays, meta | {"id": id or self.id})
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -223,6 +241,8 @@ class Program(_core.Predictor):
             "weight_rows": len(self._arrays["hashes"]),
             "model_bytes": sum(int(a.nbytes) for a in self._arrays.values()),
             **{key: self._meta[key] for key in ("units", "ngrams", "options", "data", "calibration")},
+            "gate": self._meta.get("gate"),
+            "certificate": self.certificate,
         }
 
     def _reject(self, inputs: Any, row: int | None) -> NoReturn:

@@ -47,7 +47,7 @@ struct CorpusOptions {
 
 class Corpus : public FeatureRows {
  public:
-  Corpus(CorpusOptions options, std::size_t folds) : options_(options), folds_(folds) {}
+  explicit Corpus(CorpusOptions options) : options_(options) {}
 
   // First pass: call for every text of every row, then finish_count() once.
   void count(std::uint32_t row, std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) {
@@ -60,22 +60,31 @@ class Corpus : public FeatureRows {
   void add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) {
     for_each_unit(text, size, unit_bytes, field, options_.text, [&](const TextUnit& u) {
       const std::uint32_t id = ids_.find(u.hash);
-      if (id != HashMap::none) rows.items.push_back(id);
+      if (id != HashMap::none) {
+        rows.items.push_back(id);
+      } else {
+        ++(u.is_word() ? dropped_.back().words : dropped_.back().pairs);
+      }
     });
   }
-  void end_row() { rows.end_row(); }
+  void end_row() {
+    rows.end_row();
+    dropped_.emplace_back();
+  }
 
   // After the second pass: features of every unit, their values, and the rows' norms.
-  void finish(const std::vector<std::uint8_t>& fold_of_row);
+  void finish();
 
   std::size_t units() const noexcept { return hashes.size(); }
   std::size_t features() const noexcept { return feature_hash.size(); }
   const CorpusOptions& options() const noexcept { return options_; }
 
-  // Whether a unit or feature occurs in a row outside the fold: what a model of that fold has seen.
   std::uint32_t unit_df(std::uint32_t unit) const { return unit_df_[unit]; }
-  bool unit_seen(std::uint32_t unit, std::size_t fold) const { return unit_df_[unit] > unit_fold_df_[unit * folds_ + fold]; }
-  bool feature_seen(std::uint32_t f, std::size_t fold) const { return feature_df_[f] > feature_fold_df_[f * folds_ + fold]; }
+  std::uint32_t feature_df(std::uint32_t feature) const { return feature_df_[feature]; }
+  bool is_word(std::uint32_t unit) const { return counted_[unit].kind == TextUnit::Kind::word; }
+  // Words and pairs of a row that are not among the units.
+  std::uint32_t dropped_words(std::uint32_t row) const { return dropped_[row].words; }
+  std::uint32_t dropped_pairs(std::uint32_t row) const { return dropped_[row].pairs; }
 
   std::vector<std::uint64_t> hashes;       // unit -> its hash in the index
   std::vector<float> unit_norm2;           // unit -> sum of squares of its values
@@ -112,19 +121,40 @@ class Corpus : public FeatureRows {
 
   void select_units();
   void build_features();
-  void count_folds(const std::vector<std::uint8_t>& fold_of_row);
+  void count_features();
   void weigh();
 
   static constexpr std::uint32_t doorkeeper_after = 1 << 17;
 
   CorpusOptions options_;
-  std::size_t folds_;
   HashMap counting_, ids_;
   BitFilter doorkeeper_;
   std::vector<Counted> counted_;
   std::string texts_;
   std::size_t row_count_ = 0;
-  std::vector<std::uint32_t> unit_df_, feature_df_, unit_fold_df_, feature_fold_df_;
+  std::vector<std::uint32_t> unit_df_, feature_df_;
+  struct Dropped {
+    std::uint32_t words = 0, pairs = 0;
+  };
+  std::vector<Dropped> dropped_{1};  // of each row, then of the one that is being added
+};
+
+// The rows dealt to parts, and what a model that is trained without one of them has seen.
+class Parts {
+ public:
+  Parts(const Corpus& corpus, std::vector<std::uint8_t> part_of_row, std::size_t count);
+
+  const std::vector<std::uint8_t>& of_row() const noexcept { return part_of_row_; }
+  std::size_t count() const noexcept { return count_; }
+  // Whether a unit or feature occurs in a row outside the part.
+  bool unit_seen(std::uint32_t unit, std::size_t part) const { return corpus_.unit_df(unit) > unit_df_[unit * count_ + part]; }
+  bool feature_seen(std::uint32_t f, std::size_t part) const { return corpus_.feature_df(f) > feature_df_[f * count_ + part]; }
+
+ private:
+  const Corpus& corpus_;
+  std::vector<std::uint8_t> part_of_row_;
+  std::size_t count_;
+  std::vector<std::uint32_t> unit_df_, feature_df_;  // [units, count], [features, count]
 };
 
 inline void Corpus::finish_count(std::size_t rows) {
@@ -155,9 +185,9 @@ inline void Corpus::select_units() {
   counting_ = HashMap{};
 }
 
-inline void Corpus::finish(const std::vector<std::uint8_t>& fold_of_row) {
+inline void Corpus::finish() {
   build_features();
-  count_folds(fold_of_row);
+  count_features();
   weigh();
   feature_count = features();
   normalise(unit_norm2);
@@ -182,25 +212,34 @@ inline void Corpus::build_features() {
   }
 }
 
-inline void Corpus::count_folds(const std::vector<std::uint8_t>& fold_of_row) {
-  unit_fold_df_.assign(units() * folds_, 0);
-  std::vector<std::uint32_t> last(units(), ~0u);
-  for (std::uint32_t row = 0; row < rows.size(); ++row)
-    for (auto i = rows.begin[row]; i < rows.begin[row + 1]; ++i) {
-      const std::uint32_t u = rows.items[i];
-      if (last[u] != row) last[u] = row, ++unit_fold_df_[u * folds_ + fold_of_row[row]];
-    }
-  feature_df_.assign(features(), 0);
-  feature_fold_df_.assign(features() * folds_, 0);
-  std::vector<std::uint32_t> seen_in(features(), ~0u);
-  for (std::uint32_t u = 0; u < units(); ++u)
+// Calls visit(unit, feature) once for each feature of a unit: an n-gram twice in one word is in it once.
+template <class Visit>
+void for_each_member(const Csr& unit_features, std::size_t features, Visit&& visit) {
+  std::vector<std::uint32_t> seen_in(features, ~0u);
+  for (std::uint32_t u = 0; u < unit_features.size(); ++u)
     for (auto i = unit_features.begin[u]; i < unit_features.begin[u + 1]; ++i) {
       const std::uint32_t f = unit_features.items[i];
-      if (seen_in[f] == u) continue;  // an n-gram twice in one word is in it once
-      seen_in[f] = u;
-      feature_df_[f] += unit_df_[u];
-      for (std::size_t k = 0; k < folds_; ++k) feature_fold_df_[f * folds_ + k] += unit_fold_df_[u * folds_ + k];
+      if (seen_in[f] != u) seen_in[f] = u, visit(u, f);
     }
+}
+
+inline void Corpus::count_features() {
+  feature_df_.assign(features(), 0);
+  for_each_member(unit_features, features(), [this](std::uint32_t u, std::uint32_t f) { feature_df_[f] += unit_df_[u]; });
+}
+
+inline Parts::Parts(const Corpus& corpus, std::vector<std::uint8_t> part_of_row, std::size_t count)
+    : corpus_(corpus), part_of_row_(std::move(part_of_row)), count_(count), unit_df_(corpus.units() * count, 0),
+      feature_df_(corpus.features() * count, 0) {
+  std::vector<std::uint32_t> last(corpus.units(), ~0u);
+  for (std::uint32_t row = 0; row < corpus.rows.size(); ++row)
+    for (auto i = corpus.rows.begin[row]; i < corpus.rows.begin[row + 1]; ++i) {
+      const std::uint32_t u = corpus.rows.items[i];
+      if (last[u] != row) last[u] = row, ++unit_df_[u * count_ + part_of_row_[row]];
+    }
+  for_each_member(corpus.unit_features, corpus.features(), [this](std::uint32_t u, std::uint32_t f) {
+    for (std::size_t k = 0; k < count_; ++k) feature_df_[f * count_ + k] += unit_df_[u * count_ + k];
+  });
 }
 
 inline void Corpus::weigh() {

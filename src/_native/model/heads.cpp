@@ -24,30 +24,23 @@ DSPEX_CLONES float answer_multilabel(float* p, std::size_t n, float threshold) {
 
 }  // namespace
 
+float answer_head(const AnswerHead& head, float* v, std::int32_t& pick) noexcept {
+  pick = 0;
+  switch (head.kind) {
+    case AnswerKind::choice: return answer_choice(v, head.columns, pick);
+    case AnswerKind::multilabel: return answer_multilabel(v, head.columns, head.threshold);
+    case AnswerKind::number: return 2;
+    case AnswerKind::binary: break;
+  }
+  v[0] = sigmoid(v[0]);
+  pick = v[0] >= head.threshold;
+  return pick != 0 ? v[0] : 1 - v[0];
+}
+
 float answer_heads(const AnswerHead* heads, std::size_t count, float* values, std::int32_t* picks) noexcept {
   float confidence = 2;
-  for (std::size_t h = 0; h < count; ++h) {
-    const AnswerHead& head = heads[h];
-    float* v = values + head.first;
-    picks[h] = 0;
-    float own = 2;
-    switch (head.kind) {
-      case AnswerKind::choice:
-        own = answer_choice(v, head.columns, picks[h]);
-        break;
-      case AnswerKind::binary:
-        v[0] = sigmoid(v[0]);
-        picks[h] = v[0] >= head.threshold;
-        own = picks[h] != 0 ? v[0] : 1 - v[0];
-        break;
-      case AnswerKind::multilabel:
-        own = answer_multilabel(v, head.columns, head.threshold);
-        break;
-      case AnswerKind::number:
-        break;
-    }
-    confidence = std::min(confidence, own);
-  }
+  for (std::size_t h = 0; h < count; ++h)
+    confidence = std::min(confidence, answer_head(heads[h], values + heads[h].first, picks[h]));
   return confidence;
 }
 

@@ -17,7 +17,11 @@ struct AnswerHead {
   double low, high;         // number: where the answer stays, the range of the examples
 };
 
-// Turns logits into probabilities in place (numbers stay). picks: one a head, a choice's class or a binary's 0 or 1.
+// Turns one head's logits into probabilities in place (numbers stay); pick: a choice's class or a binary's 0 or 1.
+// Returns its confidence, 2 if it has none.
+float answer_head(const AnswerHead& head, float* values, std::int32_t& pick) noexcept;
+
+// All heads: turns logits into probabilities in place (numbers stay). picks: one a head, a choice's class or a binary's 0 or 1.
 // Returns the smallest confidence of the enumerable heads, 2 if there is none. A multilabel answer is right
 // when every label is: its confidence is the product over its labels, taken as independent.
 float answer_heads(const AnswerHead* heads, std::size_t count, float* values, std::int32_t* picks) noexcept;

@@ -11,11 +11,6 @@
 namespace dspex {
 namespace {
 
-struct Hit {
-  const std::uint8_t* row;
-  float weight;
-};
-
 // Vectors spelled out: left to itself the compiler converts the weights one by one.
 using Floats = float __attribute__((vector_size(32)));
 using Ints = std::int32_t __attribute__((vector_size(32)));
@@ -90,8 +85,10 @@ DSPEX_CLONES float add_f32(const Hit* hits, std::size_t count, std::size_t lanes
 // being made, rows of weights while slots are compared. Found or not is kept off the branches.
 class UnitBlock {
  public:
-  UnitBlock(const ModelView& model, std::size_t field, bool stable_text, float* sums) noexcept
-      : model_(model), sums_(sums), lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
+  // hits: room for 65 after the first `kept` ones; `limit` is how many of them may be kept.
+  UnitBlock(const ModelView& model, std::size_t field, bool stable_text, float* sums, Hit* hits, std::size_t kept,
+            std::size_t limit) noexcept
+      : kept(kept), model_(model), sums_(sums), hits_(hits), limit_(limit), lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
         ngram_salt_(field_salt(Salt::ngram, field)), quantised_(row_format(model.columns) == RowFormat::i8),
         stable_text_(stable_text) {}
 
@@ -110,21 +107,26 @@ class UnitBlock {
 
   void resolve() noexcept {
     std::size_t misses = 0;
+    const std::uint32_t words_before = known;
     for (std::size_t i = 0; i < size_; ++i) {
       const bool found = hit(pending_[i].hash, 1.0f);
       known += found & pending_[i].is_word;
       missed_[misses] = static_cast<std::uint8_t>(i);
       misses += !found & pending_[i].is_word;
     }
-    add_hits();
+    known_pairs += static_cast<std::uint32_t>(hit_count_) - (known - words_before);
+    units += static_cast<std::uint32_t>(size_);
+    known_norm2 += add_hits();
     unknown += static_cast<std::uint32_t>(misses);
     for (std::size_t m = 0; m < misses; ++m)
       if (pending_[missed_[m]].has_ngrams) spell(pending_[missed_[m]]);
     size_ = 0;
   }
 
-  float norm2 = 0;
-  std::uint32_t known = 0, unknown = 0;
+  float norm2 = 0, known_norm2 = 0;
+  std::uint32_t known = 0, unknown = 0;  // words
+  std::uint32_t known_pairs = 0, units = 0;
+  std::size_t kept;
 
  private:
   static constexpr std::size_t capacity = 64;
@@ -145,7 +147,7 @@ class UnitBlock {
     const bool found = row != no_row;
     const std::uint8_t* p = model_.rows + (found ? row : 0) * stride_;
     for (std::size_t line = 0; line < stride_; line += 64) __builtin_prefetch(p + line);
-    hits_[hit_count_] = {p, weight};
+    hits_[kept + hit_count_] = {p, weight};
     hit_count_ += found;
     return found;
   }
@@ -170,70 +172,117 @@ class UnitBlock {
     look_up();
   }
 
-  void add_hits() noexcept {
-    norm2 += quantised_ ? add_i8(hits_, hit_count_, lanes_, sums_) : add_f32(hits_, hit_count_, lanes_, sums_);
+  // Adds the rows that were hit; returns their squared norm. They stay where they are while there is room.
+  float add_hits() noexcept {
+    const Hit* fresh = hits_ + kept;
+    const float added = quantised_ ? add_i8(fresh, hit_count_, lanes_, sums_) : add_f32(fresh, hit_count_, lanes_, sums_);
+    norm2 += added;
+    kept = kept + hit_count_ < limit_ ? kept + hit_count_ : limit_;
     hit_count_ = 0;
+    return added;
   }
 
   const ModelView& model_;
   float* sums_;
+  Hit* hits_;
+  std::size_t limit_;
   std::size_t lanes_, stride_, size_ = 0, hit_count_ = 0;
   std::uint64_t ngram_salt_;
   bool quantised_, stable_text_;
   Pending pending_[capacity];
   std::uint8_t missed_[capacity + 1];
-  Hit hits_[capacity + 1];
   char texts_[capacity][4 * max_token_chars + read_slack];
 };
 
-struct Added {
-  float norm2;
-  std::uint32_t known, unknown;
+// Where a text's rows and counts go.
+struct Sink {
+  float* sums;
+  Hit* hits;
+  std::size_t& kept;
+  std::size_t limit;
+  Familiar& familiar;
+
+  void add(const UnitBlock& block) const noexcept {
+    const std::uint32_t words = block.known + block.unknown;
+    familiar.known_words += static_cast<float>(block.known);
+    familiar.unknown_words += static_cast<float>(block.unknown);
+    familiar.known_pairs += static_cast<float>(block.known_pairs);
+    familiar.unknown_pairs += static_cast<float>(block.units - words - block.known_pairs);
+    familiar.norm2 += block.norm2;
+    familiar.known_norm2 += block.known_norm2;
+    kept = block.kept;
+  }
 };
 
 // The usual text, for every instruction set.
-DSPEX_CLONES bool add_ascii_text(const ModelView& model, float* sums, std::size_t field, const std::uint8_t* text,
-                                 std::size_t size, Added& added) {
+DSPEX_CLONES bool add_ascii_text(const ModelView& model, const Sink& sink, std::size_t field,
+                                 const std::uint8_t* text, std::size_t size) {
   AsciiText ascii;
   if (!ascii.read(text, size)) return false;
-  UnitBlock block(model, field, true, sums);
+  UnitBlock block(model, field, true, sink.sums, sink.hits, sink.kept, sink.limit);
   UnitMaker maker(field, model.text, block);
   ascii.tokens(maker);
   block.resolve();
-  added = {block.norm2, block.known, block.unknown};
+  sink.add(block);
   return true;
 }
 
-Added add_any_text(const ModelView& model, float* sums, std::size_t field, const void* text, std::size_t size,
-                   unsigned unit_bytes) {
-  UnitBlock block(model, field, false, sums);
+void add_any_text(const ModelView& model, const Sink& sink, std::size_t field, const void* text, std::size_t size,
+                  unsigned unit_bytes) {
+  UnitBlock block(model, field, false, sink.sums, sink.hits, sink.kept, sink.limit);
   for_each_unit(text, size, unit_bytes, field, model.text, block);
   block.resolve();
-  return {block.norm2, block.known, block.unknown};
+  sink.add(block);
 }
 
 }  // namespace
 
-void Scorer::begin(const ModelView* model, float* sums) noexcept {
-  model_ = model, sums_ = sums, norm2_ = 0, known_ = unknown_ = 0;
+void Scorer::begin(const ModelView* model, float* sums, bool keep) noexcept {
+  model_ = model, sums_ = sums, keep_ = keep, familiar_ = {}, kept_ = 0;
   std::fill_n(sums_, row_lanes(model->columns), 0.0f);
 }
 
 void Scorer::add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept {
-  Added added;
-  if (unit_bytes != 1 || !add_ascii_text(*model_, sums_, field, static_cast<const std::uint8_t*>(text), size, added))
-    added = add_any_text(*model_, sums_, field, text, size, unit_bytes);
-  norm2_ += added.norm2, known_ += added.known, unknown_ += added.unknown;
+  const Sink sink{sums_, hits_, kept_, keep_ ? gate_hits : 0, familiar_};
+  if (unit_bytes != 1 || !add_ascii_text(*model_, sink, field, static_cast<const std::uint8_t*>(text), size))
+    add_any_text(*model_, sink, field, text, size, unit_bytes);
 }
 
 void Scorer::finish(const float* dense, float* logits) noexcept {
   const ModelView& model = *model_;
-  const float inv = norm2_ > 0 ? 1 / std::sqrt(norm2_) : 0;
+  const float inv = familiar_.norm2 > 0 ? 1 / std::sqrt(familiar_.norm2) : 0;
   const float* sums = sums_ + (row_format(model.columns) == RowFormat::f32 ? 1 : 0);
   const std::size_t columns = model.columns;
   for (std::size_t k = 0; k < columns; ++k) logits[k] = sums[k] * inv + model.bias[k];
   for (std::size_t d = 0; d < model.dense_width; ++d)
     for (std::size_t k = 0; k < columns; ++k) logits[k] += dense[d] * model.dense[d * columns + k];
+}
+
+Evidence Scorer::evidence(std::size_t column, float sign) const noexcept {
+  const bool quantised = row_format(model_->columns) == RowFormat::i8;
+  const std::size_t at = quantised ? i8_header + column : 4 + 4 * column;
+  Evidence e;
+  for (std::size_t i = 0; i < kept_; ++i) {
+    float w = hits_[i].weight;
+    if (quantised) {
+      float scale;
+      std::memcpy(&scale, hits_[i].row, 4);
+      w *= scale * static_cast<float>(static_cast<std::int8_t>(hits_[i].row[at]));
+    } else {
+      float own;
+      std::memcpy(&own, hits_[i].row + at, 4);
+      w *= own;
+    }
+    w *= sign;
+    const float up = w > 0 ? w : 0;
+    e.positive += up;
+    e.largest = up > e.largest ? up : e.largest;
+    e.squares += w * w;
+    e.positives += w > 0 ? 1.0f : 0.0f;
+  }
+  const float inv = familiar_.norm2 > 0 ? 1 / std::sqrt(familiar_.norm2) : 0;
+  e.positive *= inv, e.largest *= inv, e.squares *= inv * inv, e.rows = static_cast<float>(kept_);
+  return e;
 }
 
 float unpack_row(const ModelView& model, std::uint32_t row, float factor, float* out) {

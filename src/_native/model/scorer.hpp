@@ -4,14 +4,22 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gate.hpp"
 #include "view.hpp"
 
 namespace dspex {
 
+// A row of weights that a text added, and how often.
+struct Hit {
+  const std::uint8_t* row;
+  float weight;
+};
+
 class Scorer {
  public:
   // sums: room for row_lanes(columns) floats, the call's accumulators.
-  void begin(const ModelView* model, float* sums) noexcept;
+  // keep: whether rows are kept for `evidence`.
+  void begin(const ModelView* model, float* sums, bool keep) noexcept;
 
   // unit_bytes is 1, 2 or 4: code points, as Python keeps them (1: Latin-1).
   void add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept;
@@ -19,14 +27,21 @@ class Scorer {
   // logits: [columns]. dense: [dense_width], may be null when there are none.
   void finish(const float* dense, float* logits) noexcept;
 
-  std::uint32_t known_units() const noexcept { return known_; }
-  std::uint32_t unknown_units() const noexcept { return unknown_; }
+  // Whether there was a word or symbol in the texts.
+  bool any_units() const noexcept { return familiar_.known_words + familiar_.unknown_words > 0; }
+
+  // What the first gate_hits rows say of a column, times sign. After all texts. Rows come in the order of their
+  // units, but the n-grams of unknown words after the rows of 64 units.
+  Evidence evidence(std::size_t column, float sign) const noexcept;
+  const Familiar& familiar() const noexcept { return familiar_; }
 
  private:
   const ModelView* model_ = nullptr;
   float* sums_ = nullptr;
-  float norm2_ = 0;
-  std::uint32_t known_ = 0, unknown_ = 0;
+  bool keep_ = false;
+  Familiar familiar_;
+  std::size_t kept_ = 0;
+  Hit hits_[gate_hits + 65];  // the kept ones, then a block's
 };
 
 // What one unit of a text adds to the logits, for explanations.

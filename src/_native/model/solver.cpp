@@ -37,22 +37,22 @@ std::uint32_t solve(const Problem& problem, const SolverOptions& options, std::v
   }
 }
 
-void score_fold(const Corpus& corpus, const Problem& problem, const Solution& solution,
-                const std::vector<std::uint8_t>& fold_of_row, std::uint8_t fold, float* out) {
+void score_part(const Corpus& corpus, const Problem& problem, const Solution& solution, const Parts& parts,
+                std::uint8_t part, float* out) {
   const Corpus& c = corpus;
   const std::size_t k = problem.columns;
   std::vector<float> sum(k);
   for (std::uint32_t row = 0; row < c.rows.size(); ++row) {
-    if (fold_of_row[row] != fold) continue;
+    if (parts.of_row()[row] != part) continue;
     std::fill(sum.begin(), sum.end(), 0.0f);
     float norm2 = 0;
     for (auto i = c.rows.begin[row]; i < c.rows.begin[row + 1]; ++i) {
       const std::uint32_t unit = c.rows.items[i];
-      const bool known = c.unit_seen(unit, fold);
+      const bool known = parts.unit_seen(unit, part);
       const auto first = c.unit_features.begin[unit], last = c.unit_features.begin[unit + 1];
       for (auto j = known ? first : first + 1; j < last; ++j) {
         const std::uint32_t f = c.unit_features.items[j];
-        if (!known && !c.feature_seen(f, fold)) continue;
+        if (!known && !parts.feature_seen(f, part)) continue;
         const float* w = solution.row(f);
         for (std::size_t m = 0; m < k; ++m) sum[m] += c.values[j] * w[m];
         norm2 += c.values[j] * c.values[j];

@@ -222,9 +222,9 @@ class DualSolver {
 std::uint32_t solve(const Problem& problem, const SolverOptions& options, std::vector<std::uint32_t> rows,
                     Solution& solution, RunState& state);
 
-// Scores of the fold's rows by a model that never saw the fold: what only occurs there counts as unseen.
-// out: [rows, columns], only the fold's rows are written.
-void score_fold(const Corpus& corpus, const Problem& problem, const Solution& solution,
-                const std::vector<std::uint8_t>& fold_of_row, std::uint8_t fold, float* out);
+// Scores of a part's rows by a model that never saw them: what only occurs there counts as unseen.
+// out: [rows, columns], only the part's rows are written.
+void score_part(const Corpus& corpus, const Problem& problem, const Solution& solution, const Parts& parts,
+                std::uint8_t part, float* out);
 
 }  // namespace dspex

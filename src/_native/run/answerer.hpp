@@ -1,10 +1,12 @@
 // One row from inputs to answer, without a Python object in sight.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
+#include "../model/gate.hpp"
 #include "../model/heads.hpp"
 #include "../model/scorer.hpp"
 
@@ -23,24 +25,47 @@ struct Answerer {
   const ModelView* model = nullptr;
   const AnswerHead* heads = nullptr;
   std::size_t head_count = 0;
+  const float* gate = nullptr;  // [heads, gate_floats], or none
+  float* features = nullptr;    // where a gate's features go too, [heads, gate_features]; for those who ask why
 
   std::size_t sums() const noexcept { return row_lanes(model->columns); }
 
-  // Floats of an answer: [columns] values, [heads] picks (int32), and the confidence.
-  std::size_t answer_floats() const noexcept { return model->columns + head_count + 1; }
+  // Floats of an answer: [columns] values, [heads] picks (int32), the confidence, the score (2: none).
+  std::size_t answer_floats() const noexcept { return model->columns + head_count + 2; }
 
   // texts: one a text input, in order. dense: the standardised numbers. sums: room for sums() floats.
   // False when the row holds nothing to answer from: no number, and no letter, digit or symbol.
   bool answer(const TextView* texts, std::size_t text_count, const float* dense, float* sums,
               float* out) const noexcept {
     Scorer scorer;
-    scorer.begin(model, sums);
+    scorer.begin(model, sums, gate != nullptr);
     for (std::size_t i = 0; i < text_count; ++i) scorer.add_text(i, texts[i].data, texts[i].size, texts[i].unit);
-    if (model->dense_width == 0 && scorer.known_units() + scorer.unknown_units() == 0) return false;
+    if (model->dense_width == 0 && !scorer.any_units()) return false;
     scorer.finish(dense, out);
-    out[model->columns + head_count] =
-        answer_heads(heads, head_count, out, reinterpret_cast<std::int32_t*>(out + model->columns));
+    float* sure = out + model->columns + head_count;
+    auto* picks = reinterpret_cast<std::int32_t*>(out + model->columns);
+    if (gate != nullptr) {
+      answer_gated(scorer, out, picks, sure);
+    } else {
+      sure[0] = sure[1] = answer_heads(heads, head_count, out, picks);
+    }
     return true;
+  }
+
+ private:
+  // sure: the least confidence and the least score of the heads.
+  void answer_gated(const Scorer& scorer, float* values, std::int32_t* picks, float* sure) const noexcept {
+    sure[0] = sure[1] = 2;
+    for (std::size_t h = 0; h < head_count; ++h) {
+      const AnswerHead& head = heads[h];
+      const Standing at = standing(head, values + head.first);
+      const float own = answer_head(head, values + head.first, picks[h]);
+      float seen[gate_features];
+      gate_features_of(at, own, scorer.evidence(head.first + at.column, at.sign), scorer.familiar(), seen);
+      if (features != nullptr) std::copy_n(seen, gate_features, features + h * gate_features);
+      sure[0] = std::min(sure[0], own);
+      sure[1] = std::min(sure[1], gate_score(gate + h * gate_floats, seen));
+    }
   }
 };
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from dspex import _fit
 from dspex.errors import ConfigError, InputError, SignatureError
 from dspex.learning.calibrate import best_threshold, held_out_figures
 from dspex.learning.examples import Columns, read_examples
+from dspex.learning.gate import judged, learn, tolerances, with_groups
+from dspex.learning.gate_folds import near_copies
 from dspex.learning.options import FitOptions, thread_count
 from dspex.learning.progress import reporter
 from dspex.learning.targets import head_meta, head_spec, require_sane, stratum
@@ -34,6 +36,7 @@ def fit(
     threads: int | None = None,
     progress: bool | Callable[[float], None] | None = None,
     id: str | None = None,
+    agree: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Program:
     """Fits a native program.
@@ -53,6 +56,7 @@ def fit(
         threads: None for all cores.
         progress: True for a bar on standard error, or a function that takes a share in [0, 1].
         id: the program's id; made from the data's fingerprint when left out.
+        agree: with `gate`, numeric output -> how far it may be from an example's and still agree with it.
         **options: fields of `FitOptions`.
 
     Raises:
@@ -81,12 +85,21 @@ def fit(
     settings = settings.for_texts(
         chars / columns.rows, choice=any(meta["kind"] == "choice" for meta in metas)
     )
+    assert settings.folds is not None  # settled by for_texts
     fold_count = min(settings.folds, columns.rows)
+    strata = stratum(specs[0])
+    folds = _folds(text_columns, dense, strata, fold_count, seed)
+    if settings.gate:
+        folds = np.ascontiguousarray(folds[near_copies(text_columns, strata, fold_count, seed)])
+        tolerance = tolerances(bound.outputs, agree)
+        specs = [with_groups(meta, spec, seed) for meta, spec in zip(metas, specs, strict=True)]
+    elif agree is not None:
+        raise ConfigError("agree is for a gate", field="agree", hint="Pass gate=True, or leave agree out")
     with reporter(progress, "fitting") as report:
         arrays, held_out, info = _fit.train(
             text_columns,
             dense,
-            _folds(text_columns, dense, stratum(specs[0]), fold_count, seed),
+            folds,
             specs,
             {
                 "text": settings.text(),
@@ -97,6 +110,7 @@ def fit(
                 "tolerance": settings.tolerance,
                 "min_pair_df": settings.min_pair_df,
                 "max_units": settings.max_units,
+                "evidence": settings.gate,
             },
             report,
         )
@@ -126,7 +140,17 @@ def fit(
         "units": info["units"],
         "ngrams": info["features"] - info["units"],
     }
-    return Program(bound, arrays, meta)
+    held = None
+    if settings.gate:
+        heads = [
+            judged(head, spec, logits, evidence, tolerance.get(head["name"], 0.0))
+            for head, spec, logits, evidence in zip(metas, specs, held_out, info["evidence"], strict=True)
+        ]
+        arrays["gate"], held, record = learn(heads, weights, folds)
+        meta["gate"] = record | {"agree": tolerance}
+    program = Program(bound, arrays, meta)
+    program._held_out = held
+    return program
 
 
 def _require_learnable(signature: Signature) -> None:

@@ -25,11 +25,13 @@ class FitOptions:
         skipgrams: whether pairs with one word between them are.
         char_weight: weight of character n-grams beside words, 0 to 10; None chooses by the texts' length.
         char_power: an n-gram of a word of g n-grams weighs char_weight * g^-char_power; None chooses, too.
-        folds: parts for the held-out calibration; 2 to 10.
+        folds: parts for the held-out calibration, 2 to 10; None takes 3, and 5 with a gate, which also learns
+            from them.
         max_epochs: passes over the rows at most, for each model.
         tolerance: a model is done when a pass moves its dual by less than this share.
         min_pair_df: pairs of words in fewer rows than this are left out.
         max_units: words and pairs kept at most; the rarest go first.
+        gate: whether to fit the gate of `Result.score` too, which takes about twice as long.
     """
 
     c: float = 1.0
@@ -40,23 +42,24 @@ class FitOptions:
     skipgrams: bool = False
     char_weight: float | None = None
     char_power: float | None = None
-    folds: int = 3
+    folds: int | None = None
     max_epochs: int = 40
     tolerance: float = 0.02
     min_pair_df: int = 1
     max_units: int = 1 << 19
+    gate: bool = False
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if name in ("char_weight", "char_power") and value is None:
+            if name in ("char_weight", "char_power", "folds") and value is None:
                 continue
             wanted = float if name in _FLOATS else int
             if isinstance(value, bool) or not isinstance(value, int if wanted is int else (int, float)):
                 raise _bad(name, value, f"a{'n integer' if wanted is int else ' number'}")
             if not (math.isfinite(value) and low <= value <= high):
                 raise _bad(name, value, f"from {low} to {high}")
-        for name in ("bigrams", "skipgrams"):
+        for name in ("bigrams", "skipgrams", "gate"):
             if not isinstance(getattr(self, name), bool):
                 raise _bad(name, getattr(self, name), "True or False")
         if self.class_weight not in (None, "balanced"):
@@ -78,7 +81,7 @@ class FitOptions:
         return cls(**options)
 
     def for_texts(self, mean_chars: float, *, choice: bool) -> FitOptions:
-        """These options with an open `char_weight` and `char_power` settled for texts of this mean length.
+        """These options with an open `char_weight` and `char_power` settled for texts of this mean length, and `folds`.
 
         The shorter the text, the more its n-grams must say what its words do not. In cross-validation on
         single intents (about 50 characters) heavy n-grams won, on reviews and news (100 to 250) light ones;
@@ -93,6 +96,7 @@ class FitOptions:
             self,
             char_weight=weight if self.char_weight is None else self.char_weight,
             char_power=power if self.char_power is None else self.char_power,
+            folds=(5 if self.gate else 3) if self.folds is None else self.folds,
         )
 
     def text(self) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def refined(
     arrays = _fit.refine(
         program._arrays, meta["text"], texts, np.ascontiguousarray(dense), heads, meta["data"]["rows"], c, 0
     )
-    arrays["dense_scale"] = np.array(program._arrays["dense_scale"])
+    for name in ("dense_scale", "gate"):
+        if name in program._arrays:
+            arrays[name] = np.array(program._arrays[name])
     rows = meta["data"]["rows"] + columns.rows
     both = f"{meta['data']['fingerprint']} {columns.fingerprint()}"
     fingerprint = hashlib.blake2b(both.encode(), digest_size=16).hexdigest()
