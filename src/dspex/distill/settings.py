@@ -1,0 +1,122 @@
+"""How a program is distilled, watched and moved over, as settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StrictBool, model_validator
+
+from dspex.config.backends import Share
+from dspex.config.base import Frozen, Settings, Table
+from dspex.config.lm import Count, SomeSeconds, Text
+from dspex.config.problems import Misfit
+
+__all__ = ["DistillSettings", "GuaranteeSettings", "LearningSettings", "LifecycleSettings", "StoreSettings"]
+
+#: Strictly between 0 and 1.
+Inside = Annotated[float, Field(strict=True, gt=0, lt=1)]
+
+
+class GuaranteeSettings(Settings):
+    """What is promised of native answers."""
+
+    agreement: Inside = 0.95
+    """Of the natively answered calls, at least this share agrees with the teacher ..."""
+    delta: Inside = 0.05
+    """... but for a chance of at most this, taken over the rows that certify it."""
+    method: Literal["split", "cross"] = "split"
+    """"split": rows that certify are used for nothing else. "cross": every row is judged by a model that did
+    not see it, and the program is fitted on all of them; takes the fold models to be no better than it."""
+    calibration_share: Inside = 0.2
+    """Of the labelled rows, the share that certifies ("split"); drawn by a coin for each row."""
+    per_class: StrictBool = False
+    """Guarantee it within the answers of each class, too."""
+    slices: Text | None = None
+    """"module:function": from inputs to the name of a slice; each slice is guaranteed by itself."""
+    costs: Text | None = None
+    """"module:function": cost(inputs, native, teacher) in [0, 1]; bounded in place of the disagreement."""
+    tolerance: Table[float] = Field(default_factory=Frozen)
+    """Numeric output -> the difference that still agrees. A float needs one; without, an int is equal or
+    not."""
+    novelty: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.05
+    """Of calls like the rows, the share with the lowest scores that is deferred whatever is certified: what
+    is like none of them has such scores. 0: none."""
+    min_coverage: Share = 0.0
+    """A certificate that covers less than this share of the calls counts as none."""
+
+    @model_validator(mode="after")
+    def _one_split(self) -> Self:
+        if self.per_class and self.slices is not None:
+            raise Misfit("either the classes or slices of the inputs are guaranteed by themselves", "slices")
+        return self
+
+
+class LifecycleSettings(Settings):
+    """When a version moves on, and when it moves back."""
+
+    automatic: StrictBool = True
+    """Move on by these rules; False: only when told to. Moving back after a breach is always automatic."""
+    start: Literal["shadow", "canary", "live"] = "shadow"
+    """Stage of a first version."""
+    refit_start: Literal["shadow", "canary", "live"] = "canary"
+    """Stage of a version that takes over from one that is further on already."""
+    canary_share: Inside = 0.1
+    """Of the calls that the gate lets through, the share that is answered natively in the canary stage."""
+    shadow_checks: Count = 200
+    """Compared answers that the gate would let through, before shadow becomes canary."""
+    canary_checks: Count = 200
+    """The same, before canary becomes live."""
+    audit_share: Share = 0.02
+    """Of the calls, the share whose native answer is compared with the teacher's once the reply has gone
+    out; each call by its own coin."""
+    audit_delta: Inside = 0.05
+    """Chance of a false alarm of the watch, over all time."""
+
+
+class LearningSettings(Settings):
+    """When a new version is learned beside the service."""
+
+    automatic: StrictBool = True
+    """Learn when enough new rows have come, and after a breach."""
+    first_rows: Count = 500
+    """Labelled rows before the first version is tried."""
+    growth: Annotated[float, Field(strict=True, gt=1)] = 1.5
+    """Labelled rows, as a multiple of those the last try had, before the next."""
+    max_rows: Count | None = 100_000
+    """The newest rows that are learned from; None: all."""
+    nice: Annotated[int, Field(strict=True, ge=0, le=19)] = 19
+    """Niceness of the process that learns."""
+    threads: Count = 1
+    """Of the fit."""
+    timeout: SomeSeconds = 3600.0
+    """Seconds after which a learning process is given up."""
+
+
+class StoreSettings(Settings):
+    """What is kept of calls, and for how long."""
+
+    max_rows: Count | None = 1_000_000
+    """Traces beyond this number are dropped, oldest first, those that certify a version in use last."""
+    max_age: SomeSeconds | None = None
+    """Seconds after which a trace is dropped; None: never."""
+    deduplicate: StrictBool = True
+    """Of rows to learn from, equal inputs with an equal answer are kept once, with their number. Rows that
+    certify are kept each: they are a sample of the calls."""
+
+
+class DistillSettings(Settings):
+    """All of it."""
+
+    guarantee: GuaranteeSettings = GuaranteeSettings()
+    lifecycle: LifecycleSettings = LifecycleSettings()
+    learning: LearningSettings = LearningSettings()
+    store: StoreSettings = StoreSettings()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.lifecycle.audit_share == 0 and self.lifecycle.start != "shadow":
+            raise Misfit(
+                "without audits nothing is watched", "lifecycle", "audit_share",
+                hint="Give a share above 0, or start in shadow",
+            )  # fmt: skip
+        return self

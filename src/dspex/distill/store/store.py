@@ -1,0 +1,431 @@
+"""The embedded store of a home: everything that outlives the process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from dspex.distill.settings import StoreSettings
+from dspex.distill.store import opening
+from dspex.distill.store.codec import Codec, without_learned
+from dspex.distill.store.database import Database
+from dspex.distill.store.export import export
+from dspex.distill.store.ledger import Ledger
+from dspex.distill.store.records import Audit, Event, Stage, State, Usage, VersionRecord
+from dspex.distill.store.retention import drop_some, give_back
+from dspex.distill.store.traces import Redact, Traces
+from dspex.distill.store.versions import Versions
+from dspex.distill.trace import Answer, Role, Trace
+from dspex.errors import ConfigError, ModelFileError, ResourceError, SignatureError
+from dspex.signature import Signature
+
+__all__ = ["Store"]
+
+_PRUNE_EVERY = 64  # added rows
+_PRUNE_STEP = 128  # rows that one transaction drops at most
+_PRUNE_BATCH = 1024  # the same, when it was asked for
+
+
+class Store:
+    """Traces, versions, state, events and audits of one home.
+
+    `Store.open` opens one. Every method that writes is one transaction: it is durable when the method
+    returns, and a process that is killed leaves the state before or after it. Threads may share a store;
+    other processes may read and write the same home at the same time.
+
+    Attributes:
+        home: the directory.
+        signature: what traces fit; outputs of type str or list[str] are open, whatever classes were learned.
+        settings: retention and de-duplication.
+        read_only: whether every writing method is refused.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        database: Database,
+        signature: Signature,
+        settings: StoreSettings,
+        redact: Redact | None,
+        clock: Callable[[], float],
+        *,
+        read_only: bool,
+        temporary: bool,
+    ) -> None:
+        self.home = home
+        self.signature = signature
+        self.settings = settings
+        self.read_only = read_only
+        self._clock = clock
+        self._database = database
+        self._owner = os.getpid() if temporary else None
+        codec = Codec(signature)
+        self._traces = Traces(database, codec, settings, redact, clock)
+        self._versions = Versions(database, home)
+        self._ledger = Ledger(database, codec)
+        self._since_prune = 0
+
+    @classmethod
+    def open(
+        cls,
+        home: str | os.PathLike[str] | None,
+        signature: Any = None,
+        settings: StoreSettings | Mapping[str, Any] | None = None,
+        *,
+        create: bool = True,
+        redact: Redact | None = None,
+        read_only: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> Store:
+        """Open a home, or make one.
+
+        Args:
+            home: a directory; None for a temporary one that goes with the store.
+            signature: of the program, in any form that `Signature.of` reads; needed to make a home, and
+                compared with that of one that is there. Without it, values of an Enum are plain.
+            settings: retention and de-duplication.
+            create: whether a home that is not there is made.
+            redact: takes a call's inputs and returns what is to be kept of them, or None to keep nothing;
+                runs before anything is written. The same inputs have to give the same result.
+            read_only: only read; beside SQLite's own "-shm" and "-wal", nothing in the home is touched.
+            clock: seconds since the epoch.
+
+        Raises:
+            SignatureError: none was given, or the home belongs to another one.
+            ModelFileError: the store is damaged, of a newer version, foreign, missing, or cannot be opened.
+            ConfigError: `home` is a file, or the settings do not fit.
+        """
+        settings = StoreSettings.of(settings, at="store")
+        signature = None if signature is None else Signature.of(signature)
+        temporary = home is None
+        path = Path(tempfile.mkdtemp(prefix="dspex-store-") if home is None else home).absolute()
+        try:
+            return cls._open(path, signature, settings, create, redact, read_only, clock, temporary)
+        except BaseException:
+            if temporary:
+                shutil.rmtree(path, ignore_errors=True)
+            raise
+
+    @classmethod
+    def _open(
+        cls,
+        home: Path,
+        signature: Signature | None,
+        settings: StoreSettings,
+        create: bool,
+        redact: Redact | None,
+        read_only: bool,
+        clock: Callable[[], float],
+        temporary: bool,
+    ) -> Store:
+        file = home / opening.FILE
+        wanted = None if signature is None else without_learned(signature)
+        if not file.exists():
+            if read_only or not create:
+                raise ModelFileError(f"there is no store in {home}", hint="Check the path of the home")
+            _make_home(home, wanted, clock())
+        opening.check(file)
+        options = opening.read_only_options(file) if read_only else None
+        database = Database(file, durable=not temporary, read_only=options)
+        try:
+            with database.reading() as connection:
+                opening.check_tables(connection, file)
+                stored = opening.stored_signature(connection, file)
+            if wanted is not None:
+                _check_same(stored, wanted, home)
+            store = cls(
+                home, database, wanted or stored, settings, redact, clock,
+                read_only=read_only, temporary=temporary,
+            )  # fmt: skip
+            if not read_only:
+                store._versions.folder.mkdir(exist_ok=True)
+                store._versions.clean()
+            return store
+        except BaseException:
+            database.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; a temporary home is removed. May be called twice."""
+        self._database.close()
+        if self._owner == os.getpid():
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- traces -----------------------------------------------------------------------------------------
+
+    def add(self, traces: Iterable[Trace], *, known_upto: int = 0) -> list[int | None]:
+        """Store traces in one transaction.
+
+        With ``deduplicate``, a row to fit on that equals one in the store is counted there: costs add up.
+        A trace without a time gets the present one; one that has certified (`used_by`) becomes a row to fit
+        on.
+
+        Args:
+            known_upto: for imports: a call that is among the rows up to this number already (equal inputs
+                and answer, and equal time if it has one) is not stored again. `counts()["last"]` is the
+                number of the newest.
+
+        Returns:
+            the number of each trace's row; None where `redact` dropped it.
+
+        Raises:
+            InputError: values that do not fit the signature; nothing is stored then.
+            ResourceError: the disk is full, or another process kept the file locked.
+            ModelFileError: the store is damaged.
+            ProgramError: it was opened to read only, or is closed.
+        """
+        numbers = self._traces.add(traces, known_upto=known_upto)
+        self._since_prune += len(numbers)
+        if self._since_prune >= _PRUNE_EVERY:
+            self._since_prune = 0
+            with suppress(ResourceError):  # the traces are stored; the next step makes up for it
+                drop_some(self._database, self.settings, self._clock(), max(_PRUNE_STEP, 2 * len(numbers)))
+        return numbers
+
+    def traces(
+        self,
+        role: Role | None = None,
+        fresh: bool | None = None,
+        newest: int | None = None,
+        since: int = 0,
+    ) -> Iterator[Trace]:
+        """Traces in the order in which they were stored, read a thousand at a time.
+
+        Args:
+            role: of this role only.
+            fresh: True: that have not certified a version; False: that have.
+            newest: the newest that many of these.
+            since: with a higher number than this.
+
+        Raises:
+            ModelFileError: a row cannot be read.
+        """
+        return self._traces.read(role, fresh, newest, since)
+
+    def counts(self) -> dict[str, Any]:
+        """Rows, and what they cost, without reading them.
+
+        "rows", of them "fit" and "calibrate", of those "fresh"; "answers": with repeated ones; "usd" and
+        "tokens": of all answers ever stored; "pruned" and "redacted": rows that were dropped; "last": the
+        number of the newest row; "by_source".
+        """
+        return self._traces.counts()
+
+    def has_answer(self, inputs: Mapping[str, Any]) -> Answer | None:
+        """The newest answer to equal inputs (after `redact`), or None: so that nobody pays twice."""
+        return self._traces.answer(inputs)
+
+    def prune(self) -> int:
+        """Drop all traces and audits beyond `max_age` and `max_rows`; returns how many.
+
+        In small transactions; the file shrinks, and what was in it is overwritten. `add` drops some as it
+        goes. Of `max_rows`, traces that certify the version in use, or the one before it, go last.
+        """
+        total = 0
+        while True:
+            dropped = drop_some(self._database, self.settings, self._clock(), _PRUNE_BATCH)
+            total += dropped
+            if dropped < _PRUNE_BATCH:
+                give_back(self._database)
+                return total
+
+    def export(self, path: str | os.PathLike[str], format: str = "jsonl") -> int:
+        """Write all traces as JSONL, which `read_jsonl` reads as the same traces; returns how many.
+
+        Raises:
+            ConfigError: no such format.
+            ResourceError: the file cannot be written; one that was there is as it was.
+        """
+        return export(self.traces(), self.signature, path, format)
+
+    def check(self) -> None:
+        """Read the whole store.
+
+        Raises:
+            ModelFileError: it is damaged somewhere, or the model file of a version is missing.
+        """
+        self._database.check()
+        for record in self.versions():
+            if record.status == "ready":
+                self.version_file(record.number)
+
+    # --- versions ---------------------------------------------------------------------------------------
+
+    def learning(self, *, wait: bool = False) -> AbstractContextManager[None]:
+        """To be held from `next_version` to `add_version`: only one process learns at a time.
+
+        Model files that no version names are removed when a store is opened while nobody holds it.
+
+        Raises:
+            ResourceError: somebody learns already, and not `wait`. Retryable.
+        """
+        return self._versions.learning(wait=wait)
+
+    def next_version(self) -> int:
+        """The number after the newest version's."""
+        return self._versions.next_number()
+
+    def version_path(self, number: int) -> Path:
+        """Where the model file of this number goes; its name is the record's `file`."""
+        return self._versions.path(number)
+
+    def add_version(self, record: VersionRecord, used_rows: Sequence[int], *, by: str = "learner") -> None:
+        """In one transaction: the version, its certifying rows marked as used, and an event.
+
+        Args:
+            record: its model file lies there already, unless it is "refused".
+            used_rows: numbers of the traces that it was certified on.
+
+        Raises:
+            InputError: a row that has certified before, or is one to fit on; nothing is stored then.
+            ResourceError: there is a version of this number. Retryable.
+            ModelFileError: there is no such model file.
+        """
+        kind = "version refused" if record.status == "refused" else "version made"
+        after = {"version": record.number, "status": record.status, "parent": record.parent}
+        reason = str(record.certificate.get("reason", ""))
+        self._versions.add(record, used_rows, Event(record.created, kind, by, reason, {}, after))
+
+    def versions(self) -> list[VersionRecord]:
+        """All of them, oldest first."""
+        return self._versions.all()
+
+    def version(self, number: int) -> VersionRecord:
+        """One version.
+
+        Raises:
+            ProgramError: there is none of this number.
+        """
+        return self._versions.one(number)
+
+    def version_file(self, number: int) -> Path:
+        """The model file of a version that is there.
+
+        Raises:
+            ProgramError: there is none of this number.
+            ModelFileError: its file is missing. (One that is damaged is found by `dspex.load`.)
+        """
+        return self._versions.file_of(number)
+
+    def retire(self, number: int, *, by: str, reason: str = "") -> None:
+        """Mark a version as not to be used again; its file and its rows stay.
+
+        Raises:
+            ProgramError: there is none of this number, or it is in use.
+        """
+        event = Event(self._clock(), "version retired", by, reason, {}, {"version": number})
+        self._versions.retire(number, event)
+
+    # --- state and events -------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Where the lifecycle stands."""
+        return self._ledger.state()
+
+    def move(self, expected_revision: int, new: State, event: Event) -> State:
+        """Replace the state and log why, in one transaction.
+
+        Args:
+            expected_revision: of the state that the decision was made on.
+            new: its `revision` is set.
+
+        Raises:
+            ResourceError: another thread or process has moved since. Retryable, after another look.
+            InputError: the state names a version that is not there or not ready.
+        """
+        return self._ledger.move(expected_revision, new, event)
+
+    def events(self, limit: int | None = None, since: int = 0) -> list[Event]:
+        """The newest `limit` events with a number above `since`, oldest first."""
+        return self._ledger.events(limit, since)
+
+    def record(self, event: Event) -> int:
+        """Log an event that moves nothing; returns its number."""
+        return self._ledger.record(event)
+
+    # --- audits and usage -------------------------------------------------------------------------------
+
+    def add_audits(
+        self,
+        audits: Sequence[Audit],
+        watch_state: Mapping[str, Any] | None = None,
+        *,
+        revision: int | None = None,
+    ) -> bool:
+        """Store comparisons, and the state of the monitor that has seen them, in one transaction.
+
+        Args:
+            watch_state: goes into `State.watch`, whose revision stays; not when the state has meanwhile moved
+                to another version than the last audit's, or to another revision than `revision`.
+
+        Returns:
+            whether the monitor's state was stored.
+        """
+        return self._ledger.add_audits(audits, watch_state, revision)
+
+    def audits(
+        self,
+        version: int | None = None,
+        stage: Stage | None = None,
+        wrong: bool | None = None,
+        newest: int | None = None,
+        since: int = 0,
+    ) -> Iterator[Audit]:
+        """Audits in order: of a version, of a stage, right or wrong ones, the newest, above a number."""
+        return self._ledger.audits(version, stage, wrong, newest, since)
+
+    def add_counts(
+        self, counts: Mapping[str, float], *, version: int | None, stage: Stage, at: float | None = None
+    ) -> None:
+        """Add to the counters of the hour: "native", "deferred", "audited", "usd", "seconds", ..."""
+        self._ledger.add_counts(counts, version, stage, self._clock() if at is None else at)
+
+    def usage(self, since: float = 0.0) -> list[Usage]:
+        """The counters of each hour, version and stage, of hours that end after `since`."""
+        return self._ledger.usage(since)
+
+    def data_version(self) -> int:
+        """Changes when another store, so another process, has written to the home; some microseconds."""
+        return self._database.data_version()
+
+
+def _make_home(home: Path, signature: Signature | None, now: float) -> None:
+    if home.exists() and not home.is_dir():
+        raise ConfigError(f"{home} is not a directory", hint="A home is a directory of its own")
+    if signature is None:
+        raise SignatureError(f"there is no store in {home}", hint="Give a signature to make one")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        opening.create(home, signature, now)
+    except OSError as error:
+        raise ModelFileError(
+            f"no store can be made in {home}: {error.strerror}", hint="Check the path and the permissions"
+        ) from None
+
+
+def _check_same(stored: Signature, given: Signature, home: Path) -> None:
+    one, other = stored.to_dict(), given.to_dict()
+    if all(one[part] == other[part] for part in ("instructions", "inputs", "outputs")):
+        return
+    fields = {**stored.fields}
+    name = next(
+        (n for n, f in given.fields.items() if n not in fields or fields[n].to_dict() != f.to_dict()), None
+    )
+    name = name or next((n for n in fields if n not in given.fields), None)
+    what = "their instructions differ" if name is None else f"they differ in {name!r}"
+    raise SignatureError(
+        f"{home} keeps traces of another signature, {stored.to_string()!r}: {what}", field=name,
+        hint="Use another home, or the signature that it was made with",
+    )  # fmt: skip
