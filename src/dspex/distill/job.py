@@ -1,0 +1,35 @@
+"""``python -m dspex.distill.job HOME``: learns one version in a process of its own, beside a service.
+
+Settings come as JSON on standard input; one line of JSON goes to standard output: {"outcome": ..., "version":
+..., "reason": ...}, or {"error": ...} with exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from dspex.distill.learner import learn
+from dspex.distill.settings import DistillSettings
+from dspex.distill.store import Store
+from dspex.errors import DspexError
+from dspex.processes.failures import to_data
+
+
+def main() -> int:
+    """Runs the job; the exit code."""
+    settings = DistillSettings.of(json.loads(sys.stdin.read() or "{}"))
+    os.nice(settings.learning.nice)
+    try:
+        with Store.open(sys.argv[1], settings=settings.store, create=False) as store:
+            lesson = learn(store, settings)
+    except DspexError as error:
+        print(json.dumps({"error": to_data(error)}), flush=True)
+        return 2
+    print(json.dumps(lesson.to_dict()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Learning in a process of its own, so that calls are not slowed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from dspex.distill.learner import Lesson
+from dspex.distill.settings import DistillSettings
+from dspex.distill.store import Store
+from dspex.errors import CallTimeoutError, DspexError, InternalError
+from dspex.processes.failures import from_data
+
+__all__ = ["Job", "start"]
+
+
+class Job:
+    """One lesson under way."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], output: IO[bytes], errors: IO[bytes], timeout: float
+    ) -> None:
+        self._process = process
+        self._output = output
+        self._errors = errors
+        self._until = time.monotonic() + timeout
+        self._timeout = timeout
+        self._late = False
+        self._reading = threading.Lock()
+        self._found: Lesson | DspexError | None = None
+
+    def poll(self) -> int | None:
+        """The exit code of the process; None while it learns. One that takes too long is ended."""
+        if self._process.poll() is None and time.monotonic() >= self._until:
+            self._late = True
+            self.kill()
+        return self._process.poll()
+
+    def wait(self) -> Lesson:
+        """What came of it, once it is over.
+
+        Raises:
+            DspexError: learning failed; as `learn` raises.
+            CallTimeoutError: it took too long and has been ended.
+            InternalError: the process was killed or broke.
+        """
+        while self.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(max(0.0, self._until - time.monotonic()))
+        with self._reading:  # two threads may wait
+            if self._found is None:
+                self._found = self._outcome()
+        if isinstance(self._found, DspexError):
+            raise self._found
+        return self._found
+
+    def _outcome(self) -> Lesson | DspexError:
+        with self._output, self._errors:
+            lines, complaints = (_lines(file) for file in (self._output, self._errors))
+        if self._late:
+            return CallTimeoutError(
+                f"learning took more than {self._timeout:g} s and was ended",
+                hint="Raise learning.timeout, or learn from fewer rows (learning.max_rows)",
+            )
+        try:
+            said = json.loads(lines[-1])
+        except (IndexError, ValueError):
+            last = f": {complaints[-1]}" if complaints else ""
+            what = f"the learning process ended with code {self._process.returncode}{last}"
+            return InternalError(what, retryable=True)
+        return from_data(said["error"]) if "error" in said else Lesson(**said)
+
+    def kill(self) -> None:
+        """Ends it; the home stays as it was before, or is as it is after."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """Ends it, and lets go of what it said."""
+        self.kill()
+        with self._reading:
+            self._output.close()
+            self._errors.close()
+
+
+def start(store: Store, settings: DistillSettings) -> Job:
+    """Starts `learn` for a home in a process of its own, with the niceness and threads of the settings."""
+    # The job closes them when it has read them.
+    output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dspex.distill.job", str(Path(store.home))],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
+    )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(json.dumps(settings.model_dump(mode="json")).encode())
+    return Job(process, output, errors, settings.learning.timeout)
+
+
+def _lines(file: IO[bytes]) -> list[str]:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace").strip().splitlines()

@@ -1,0 +1,133 @@
+"""What a live program does with its calls, as long as its state stays the same."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from dspex.distill.agreement import Agreement, imported
+from dspex.distill.coins import Coins
+from dspex.distill.guarded import Guarded
+from dspex.distill.settings import DistillSettings
+from dspex.distill.store import State, Store, VersionRecord
+from dspex.distill.tally import Tally
+from dspex.guarantee.certificate import Certificate
+from dspex.guarantee.drift import DriftReference, DriftWatch
+from dspex.program import Program, load
+from dspex.result import Result, Route
+from dspex.signature import Signature
+
+__all__ = ["Plan", "plan_of", "without_version"]
+
+_DRIFT_SHARE = 1 / 16  # of the calls; what is not looked at costs nothing
+_SAMPLES = 256  # that wait for the background thread, which looks once a second; older ones are dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One version in one stage. Replaced whole between two calls; each call reads it once.
+
+    Attributes:
+        state: that it carries out.
+        fast: answers natively, and where the score is at least `threshold`, that is the reply; its coin alone
+            says what else there is to do. None where more has to be looked at.
+        native: answers natively; None where only the teacher answers.
+        threshold: of the score; inf where there is no single one.
+        guarded: says which answers stand; None as `native`.
+        agreement: compares answers with the teacher's.
+        drift: watches the inputs; None where the version has no reference.
+        samples: native answers that wait for `drift`.
+    """
+
+    state: State
+    coins: Coins
+    tally: Tally
+    fast: Callable[[Mapping[str, Any]], Result] | None = None
+    native: Callable[[Mapping[str, Any]], Result] | None = None
+    threshold: float = math.inf
+    guarded: Guarded | None = None
+    agreement: Agreement | None = None
+    drift: DriftWatch | None = None
+    samples: deque[Result] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+
+
+def plan_of(
+    store: Store, state: State, settings: DistillSettings, seed: int | None, before: Plan | None = None
+) -> Plan:
+    """The plan for a state.
+
+    Args:
+        before: the plan that it replaces; of the same version, the program and its drift are kept.
+
+    Raises:
+        ModelFileError: the version's file is missing or damaged.
+    """
+    if state.version is None:
+        return without_version(state, settings, seed)
+    coins = _coins(state, settings, seed)
+    kept = before if before is not None and before.state.version == state.version else None
+    record = store.version(state.version)
+    guarded = _guarded(store, record, state, settings, kept)
+    program, threshold = guarded.program, guarded.threshold
+    return Plan(
+        state, coins, Tally(coins),
+        fast=program.predict if state.stage == "live" and threshold is not None else None,
+        native=program.predict,
+        threshold=math.inf if threshold is None else threshold,
+        guarded=guarded,
+        agreement=Agreement(program.signature, settings.guarantee.tolerance),
+        drift=_drift(record, settings) if kept is None else kept.drift,
+    )  # fmt: skip
+
+
+def without_version(state: State, settings: DistillSettings, seed: int | None) -> Plan:
+    """The plan by which the teacher answers all calls."""
+    coins = _coins(state, settings, seed)
+    return Plan(state, coins, Tally(coins))
+
+
+def _coins(state: State, settings: DistillSettings, seed: int | None) -> Coins:
+    """In the live stage audits are all that a coin is for; before it, every call is a chance to learn."""
+    live = state.stage == "live"
+    calibrate = settings.lifecycle.audit_share if live else settings.guarantee.calibration_share
+    canary = settings.lifecycle.canary_share if state.stage == "canary" else 0.0
+    sample = 0.0 if state.stage == "teacher" else _DRIFT_SHARE
+    # A plan's own seed: the coins of the one before must not come again.
+    own = None if seed is None else seed + 1_000_003 * state.revision
+    return Coins(calibrate, canary, sample, own)
+
+
+def _guarded(
+    store: Store, record: VersionRecord, state: State, settings: DistillSettings, kept: Plan | None
+) -> Guarded:
+    if kept is not None and kept.guarded is not None:
+        program = kept.guarded.program
+    else:
+        program = load(store.version_file(record.number))
+    route = Route("native", reason=f"version {record.number}, {state.stage}: the gate lets it through")
+    signature = _with_enums(program.signature, store.signature)
+    certificate = Certificate.from_dict(record.certificate)
+    slices = imported(settings.guarantee.slices, "guarantee.slices")
+    return Guarded(Program(signature, program._arrays, program._meta, route), certificate, slices)
+
+
+def _with_enums(signature: Signature, declared: Signature) -> Signature:
+    """A loaded signature with the Enums that it was fitted with: a file holds their values."""
+    for name, output in signature.outputs.items():
+        wanted = declared.outputs.get(name)
+        if wanted is None or not wanted.classes or wanted.classes == output.classes:
+            continue
+        if isinstance(wanted.classes[0], Enum):
+            signature = signature.with_classes(name, type(wanted.classes[0]))
+    return signature
+
+
+def _drift(record: VersionRecord, settings: DistillSettings) -> DriftWatch | None:
+    reference = record.figures.get("reference")
+    if reference is None:
+        return None
+    return DriftWatch(DriftReference.from_dict(reference), settings.lifecycle.audit_delta)

@@ -1,0 +1,25 @@
+"""Who a program learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dspex.distill.trace import Answer
+
+__all__ = ["Teacher"]
+
+
+class Teacher(Protocol):
+    """Answers calls, slowly and for money. Its errors reach the caller unchanged.
+
+    `ask` is called by the caller's thread, by threads of a batch, and by the thread that audits.
+    """
+
+    def ask(self, inputs: Mapping[str, Any], /) -> Answer:
+        """The answer to inputs that fit the signature."""
+        ...
+
+    async def aask(self, inputs: Mapping[str, Any], /) -> Answer:
+        """The same, without holding up the event loop."""
+        ...

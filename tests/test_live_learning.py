@@ -1,0 +1,241 @@
+"""Learning on beside the service: when it is due, one at a time, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dspex.distill import jobs
+from dspex.distill.learner import Lesson
+from dspex.distill.live import LiveProgram
+from dspex.distill.store import Store, VersionRecord
+from dspex.distill.tutor import rows_wanted
+from dspex.errors import InternalError
+from dspex.guarantee.drift import DriftReference
+from live_tools import (
+    SETTINGS,
+    Planted,
+    add_version,
+    certificate,
+    home,
+    program,
+    rows,
+    serve,
+    settings,
+    stage_of,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with home(tmp_path) as opened:
+        yield opened
+
+
+class FakeJob:
+    """Stands for the process that learns."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.killed = False
+        self.outcome: Lesson | Exception = Lesson("waiting", "too few rows")
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def wait(self) -> Lesson:
+        self.code = 0
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[FakeJob]:
+    made: list[FakeJob] = []
+
+    def start(store: Store, settings: object) -> FakeJob:
+        made.append(FakeJob())
+        return made[-1]
+
+    monkeypatch.setattr(jobs, "start", start)
+    return made
+
+
+def learning(**changes: Any) -> dict[str, Any]:
+    return {**SETTINGS, "learning": {"first_rows": 50, "growth": 2.0, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("tried", "breach", "wanted"),
+    [
+        (0, None, 500),
+        (500, None, 750),
+        (1000, None, 1500),
+        (100, None, 500),  # it was asked for early
+        (1000, 4000, 4500),  # since the breach nothing was tried
+        (4500, 4000, 4750),
+        (5000, 4000, 5500),
+    ],
+)
+def test_when_the_next_is_due(tried: int, breach: int | None, wanted: int) -> None:
+    assert rows_wanted(500, 1.5, tried, breach) == wanted
+
+
+def test_it_starts_when_there_are_enough_rows(store: Store, started: list[FakeJob]) -> None:
+    with LiveProgram(store, Planted(), learning(), seed=1) as live:
+        serve(live, rows(40, seed=1))
+        assert not started
+        assert live.status()["learning"] == {"running": False, "last": None, "rows_until_next": 10}
+        serve(live, rows(40, seed=2))
+        live._tick()
+        assert len(started) == 1
+        assert live.status()["learning"]["running"] is True
+        event = next(event for event in store.events() if event.kind == "learning started")
+        assert (event.by, event.reason) == ("rule", "enough new rows have come")
+        serve(live, rows(200, seed=3))
+        live._tick()
+        assert len(started) == 1, "one at a time"
+        assert live.learn() is False
+        started[0].code = 0
+        live._tick()
+        assert live.status()["learning"]["last"]["outcome"] == "waiting"
+        live._tick()
+        assert len(started) == 2, "the rows have doubled since"
+    assert started[1].killed
+
+
+def test_a_restart_knows_of_the_last_try(store: Store, started: list[FakeJob]) -> None:
+    with LiveProgram(store, Planted(), learning(), seed=1) as live:
+        serve(live, rows(60, seed=1))
+        live._tick()
+    with LiveProgram(store, Planted(), learning(), seed=1) as live:
+        assert live.status()["learning"]["rows_until_next"] == 60
+        live._tick()
+    assert len(started) == 1
+
+
+def test_it_starts_after_a_breach(store: Store, started: list[FakeJob]) -> None:
+    add_version(store)
+    teacher = Planted()
+    with LiveProgram(store, teacher, {**settings(), **learning()}, seed=1) as live:
+        live.promote("test", "live")
+        teacher.shift = 0.7
+        serve(live, rows(40, seed=1, hard=0.0), until="shadow", step=1)
+        while stage_of(store)[0] == "live":
+            serve(live, rows(20, seed=9, hard=0.0), until="shadow", step=1)
+        before = store.counts()["rows"]
+        assert live.status()["learning"]["rows_until_next"] == 50
+        serve(live, rows(60, seed=2))
+        live._tick()
+        assert len(started) == 1
+        event = [event for event in store.events() if event.kind == "learning started"][-1]
+        assert event.reason == "the version in service breached"
+        assert event.after["rows"] >= before + 50
+
+
+def test_a_failure_is_told(store: Store, started: list[FakeJob]) -> None:
+    with LiveProgram(store, Planted(), learning(automatic=False), seed=1) as live:
+        assert live.learn()
+        started[0].outcome = InternalError("the learning process broke")
+        live._tutor.wait()
+        assert live.status()["learning"]["last"] == {
+            "outcome": "failed", "reason": "[system] the learning process broke",
+        }  # fmt: skip
+        assert store.events(limit=1)[0].kind == "learning failed"
+
+
+def within(seconds: float, what: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_from_nothing_to_live(store: Store) -> None:
+    """Really learned, in a process of its own."""
+    given = {
+        "lifecycle": {"shadow_checks": 30, "canary_checks": 30, "audit_share": 0.2},
+        "learning": {"first_rows": 900, "growth": 1.5, "nice": 0},
+        "guarantee": {"agreement": 0.9, "calibration_share": 0.3},
+    }
+    with LiveProgram(store, Planted(), given, seed=3) as live:
+        serve(live, rows(1000, seed=1, hard=0.1), step=1000)
+        assert within(60, lambda: live.status()["learning"]["last"] is not None)
+        assert live.status()["learning"]["last"]["outcome"] == "made"
+        assert within(10, lambda: stage_of(store) == ("shadow", 1))
+        serve(live, rows(300, seed=2, hard=0.1), until="canary")
+        serve(live, rows(300, seed=3, hard=0.1), until="live")
+        assert stage_of(store) == ("live", 1)
+        native = [live.predict(inputs).route for inputs in rows(100, seed=4, hard=0.1)].count("native")
+        assert native > 60
+
+
+def test_a_learning_process_ends_with_the_service(store: Store) -> None:
+    with LiveProgram(store, Planted(), learning(automatic=False), seed=3) as live:
+        serve(live, rows(600, seed=1), step=600)
+        assert live.learn()
+        process = live._tutor._job._process
+        assert process.poll() is None
+    assert process.poll() is not None
+    assert stage_of(store) == ("teacher", None)
+
+
+def test_drift_is_told_before_labels_come(store: Store) -> None:
+    """The calls change; what the teacher says of each does not."""
+    usual = [program().predict(inputs) for inputs in rows(2000, seed=11, hard=0.1)]
+    scores = np.array([result.score for result in usual])
+    reference = DriftReference.of(scores, [str(result.label) for result in usual])
+    number = store.next_version()
+    program().save(store.version_path(number))
+    name, figures = store.version_path(number).name, {"reference": reference.to_dict()}
+    store.add_version(
+        VersionRecord(
+            number, time.time(), name, "ready", certificate=certificate().to_dict(), figures=figures
+        ),
+        [],
+    )
+    with LiveProgram(store, Planted(), settings(audit_share=0.0), seed=1) as live:
+        live.promote("test", "live")
+        serve(live, rows(3000, seed=12, hard=0.1), step=100)
+        assert live.status()["drift"]["alarm"] is False
+        assert live.status()["drift"]["n"] > 100
+        serve(live, [{"text": f"the birch {k}"} for k in range(3000)], step=100)
+        drift = live.status()["drift"]
+        assert drift["alarm"] is True
+        events = [event for event in store.events() if event.kind == "drift"]
+        assert len(events) == 1
+        assert events[0].reason.startswith("Drift, shown after")
+        assert stage_of(store) == ("live", 1), "a report, no verdict"
+
+
+def test_a_sample_from_before_a_breach_certifies_no_later_version(store: Store) -> None:
+    from dspex.distill.curriculum import curriculum
+    from dspex.distill.settings import LearningSettings
+
+    add_version(store)
+    teacher = Planted()
+    with LiveProgram(store, teacher, settings(), seed=1) as live:
+        live.promote("test", "live")
+        teacher.shift = 0.7
+        while stage_of(store)[0] == "live":
+            serve(live, rows(20, seed=9, hard=0.0), until="shadow", step=1)
+        before = {trace.id for trace in store.traces("calibrate")}
+        live.promote("the teacher was mistaken")
+        add_version(store)
+        live.adopt(2, "test")
+        teacher.shift = 0.0
+        serve(live, rows(100, seed=3))
+    fresh = {trace.id for trace in curriculum(store, LearningSettings(), store.state()).fresh}
+    assert fresh
+    assert not fresh & before
