@@ -1,1 +1,1 @@
-"""The command line: ``dspex fit``, ``eval``, ``predict``, ``info``, ``bench`` and ``demo``."""
+"""The command line: one file for each command, or for a few that are alike."""

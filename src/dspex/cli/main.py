@@ -6,16 +6,30 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
-from dspex.cli import bench, config, demo, evaluate, fit, info, predict
+from dspex.cli import bench, config, demo, evaluate, fit, info, learn, moves, predict, report, status, traces
 from dspex.errors import DspexError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = {
+
+class _Command(Protocol):
+    """A file of this folder, or an object like one."""
+
+    HELP: str
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None: ...
+
+    def run(self, args: argparse.Namespace, /) -> None: ...
+
+
+_COMMANDS: dict[str, _Command] = {
     "fit": fit, "eval": evaluate, "predict": predict, "info": info, "bench": bench, "config": config,
-    "demo": demo,
+    "demo": demo, "learn": learn, "status": status, "promote": moves.promote, "demote": moves.demote,
+    "rollback": moves.rollback, "hold": moves.hold, "release": moves.release, "report": report,
+    "traces": traces,
 }  # fmt: skip
 _FAILED = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any
 
-__all__ = ["bold", "heading", "percent", "plain", "print_json", "print_table", "shorten", "size", "to_json"]
+__all__ = [
+    "bold",
+    "heading",
+    "pair",
+    "percent",
+    "plain",
+    "print_json",
+    "print_table",
+    "shorten",
+    "size",
+    "to_json",
+]
 
 WIDTH = 80
 
@@ -45,6 +57,16 @@ def bold(text: str) -> str:
 
 def heading(text: str) -> None:
     print(f"\n{bold(text)}")
+
+
+def pair(label: str, text: str, width: int) -> None:
+    """A label and what it says, on as many lines of 80 columns as it takes."""
+    print(
+        textwrap.fill(
+            text, WIDTH, initial_indent=label.ljust(width) + " ", subsequent_indent=" " * (width + 1),
+            break_on_hyphens=False,
+        )
+    )  # fmt: skip
 
 
 def percent(share: float) -> str:
