@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dspex.dspy.acceleration import PredictorReport, accelerate, load_accelerated, report
     from dspex.dspy.decisions import NativeDecisions
+    from dspex.dspy.distill import Distill
+    from dspex.dspy.distilled import Distilled
+    from dspex.dspy.histories import history_traces
+    from dspex.dspy.outlook import DistillReport
     from dspex.dspy.predict import Predict, native_mode, native_result, route
 
 __all__ = [
+    "Distill",
+    "DistillReport",
+    "Distilled",
     "NativeDecisions",
     "Predict",
     "PredictorReport",
     "accelerate",
+    "history_traces",
     "load_accelerated",
     "native_mode",
     "native_result",
@@ -25,6 +33,10 @@ __all__ = [
 _HOMES = {
     "acceleration": ("PredictorReport", "accelerate", "load_accelerated", "report"),
     "decisions": ("NativeDecisions",),
+    "distill": ("Distill",),
+    "distilled": ("Distilled",),
+    "histories": ("history_traces",),
+    "outlook": ("DistillReport",),
     "predict": ("Predict", "native_mode", "native_result", "route"),
 }
 

@@ -1,0 +1,357 @@
+"""One run of `Distill.compile`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dspex.distill import lifecycle
+from dspex.distill.agreement import Agreement, imported
+from dspex.distill.curriculum import Curriculum, curriculum
+from dspex.distill.guarded import Guarded
+from dspex.distill.learner import keep
+from dspex.distill.making import Lack, Made, Taught, certified, lacking, taught
+from dspex.distill.store import Event, Store
+from dspex.distill.task import with_outputs
+from dspex.distill.trace import Answer, Role, Trace
+from dspex.distill.tutor import STARTED
+from dspex.dspy.distilled import Distilled
+from dspex.dspy.labelling import Budget, Labelled, label
+from dspex.dspy.native_part import bound
+from dspex.dspy.outlook import DistillReport
+from dspex.dspy.rows import Row, input_key, raw_inputs, read_rows, refuse_shared
+from dspex.dspy.screening import hopeless
+from dspex.dspy.soft import self_consistency
+from dspex.dspy.tasks import Task, inferred, signature_of, task_of
+from dspex.dspy.teachers import ModuleTeacher, Said, storable
+from dspex.errors import InputError
+from dspex.guarantee.binomial import rows_without_errors
+from dspex.guarantee.certificate import Certificate
+from dspex.guarantee.certify import delta_of
+from dspex.program import load
+from dspex.signature import Signature
+
+if TYPE_CHECKING:
+    from dspex.dspy.distill import Distill
+
+__all__ = ["Distilling"]
+
+_LABELS, _TRACES, _TEACHER = "labels", "traces", "teacher"
+_BY = "user:Distill"
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """What came of making one: see `dspex.distill.learner.Lesson`; `lost` as of `hopeless`."""
+
+    made: Made | None = None
+    reason: str = ""
+    needed: int | None = None
+    number: int | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
+
+
+class Distilling:
+    """Goes from rows to a `Distilled`.
+
+    Args:
+        options: the optimizer.
+        student: as given.
+        module: whom to ask: a copy of the teacher, or of the student.
+        is_taught: whether a teacher was given, whose answers then go before labels.
+    """
+
+    def __init__(self, options: Distill, student: Any, module: Any, *, is_taught: bool) -> None:
+        self.options = options
+        self.student = student
+        self.module = module
+        self.is_taught = is_taught
+        self.settings = options.all_settings()
+        self.taught_by: set[str] = set()
+        self.notes: list[str] = []
+        self._first: Said | None = None
+
+    def run(self, train: list[Any], val: list[Any]) -> Distilled:
+        task = self._task([*train, *val])
+        Agreement(with_outputs(task.signature, task.candidates), self.options.tolerance)
+        rows = read_rows(task.signature, train, task.candidates)
+        certifying = read_rows(task.signature, val, task.candidates)
+        refuse_shared(rows, certifying)
+        roles = self._roles(rows, bool(val))
+        roles += ["calibrate"] * len(certifying)
+        store = Store.open(
+            self.options.home, with_outputs(task.signature, task.candidates), self.settings.store
+        )
+        try:
+            teacher = ModuleTeacher(self.module, task.signature, task.candidates, self.options.samples)
+            done = self._answered([*rows, *certifying], roles, teacher, store, task)
+            return self._made(task, teacher, store, done)
+        except BaseException:
+            store.close()
+            raise
+
+    # --- what the task is ---
+
+    def _task(self, given: Sequence[Any]) -> Task:
+        signature = signature_of(self.student, self.options.signature) or signature_of(self.module)
+        signature = signature or self._stored() or self._found_out(given[0])
+        labels: dict[str, list[Any]] = {name: [] for name in signature.outputs}
+        for one in given:
+            said = one.answer.outputs if isinstance(one, Trace) else one
+            for name in labels:
+                if hasattr(said, "get") and said.get(name) is not None:
+                    labels[name].append(said.get(name))
+        return task_of(signature, self.options.fields, labels)
+
+    def _stored(self) -> Signature | None:
+        """That of a home which is there already: nobody is asked twice for it."""
+        home = self.options.home
+        if home is None or not os.path.exists(os.path.join(home, "store.sqlite3")):
+            return None
+        with Store.open(home, create=False) as store:
+            return store.signature
+
+    def _found_out(self, first: Any) -> Signature:
+        """From the first row's outputs, or else from the answer to it."""
+        inputs = raw_inputs(first, 0)
+        if isinstance(first, Trace):
+            return inferred(self.module, inputs, first.answer.outputs)
+        outputs = dict(first.labels().items())
+        if outputs:
+            return inferred(self.module, inputs, outputs)
+        signature, self._first = ModuleTeacher.of_unknown(
+            self.module, inputs, lambda said: inferred(self.module, inputs, said)
+        )
+        return signature
+
+    # --- answers ---
+
+    def _roles(self, rows: Sequence[Row], has_valset: bool) -> list[Role]:
+        guarantee = self.settings.guarantee
+        coins = random.Random(self.options.seed)
+        roles: list[Role] = []
+        for row in rows:
+            certifies = coins.random() < guarantee.calibration_share or guarantee.method == "cross"
+            given = row.trace is not None and row.trace.role == "calibrate"
+            roles.append("calibrate" if (certifies or given) and not has_valset else "fit")
+        return roles
+
+    def _answered(
+        self, rows: Sequence[Row], roles: Sequence[Role], teacher: ModuleTeacher, store: Any, task: Task
+    ) -> Labelled:
+        """Puts an answer to every row in the store: its own, or else the teacher's."""
+        own: list[tuple[Row, Role]] = []
+        asked: list[tuple[Row, Role]] = []
+        for row, role in zip(rows, roles, strict=True):
+            labelled = all(name in row.labels for name in task.candidates)
+            is_own = row.trace is not None or (labelled and not self.is_taught)
+            (own if is_own else asked).append((row, role))
+        known = self._store_own(own, store)
+        if not asked:
+            return Labelled(known=known)
+        self.taught_by.add(_TEACHER)
+        if self._first is not None:  # paid for already
+            row, role = asked[0]
+            answer = storable(self._first.answer, task.candidates)
+            store.add([Trace(row.inputs, answer, role, "trainset", time.time())])
+        options = self.options
+        done = label(
+            [row for row, _ in asked], [role for _, role in asked], teacher, store,
+            metric=options.metric, budget=Budget.of(options.budget), confirm=options.confirm,
+            num_threads=options.num_threads, max_errors=options.max_errors, progress=options.progress,
+        )  # fmt: skip
+        done.known += known
+        return done
+
+    def _store_own(self, own: Sequence[tuple[Row, Role]], store: Any) -> int:
+        """Rows that need nobody's answer, unless an earlier run has stored them."""
+        known = {row.key for row, _ in own if store.has_answer(row.inputs) is not None}
+        traces = []
+        for row, role in own:
+            self.taught_by.add(_LABELS if row.trace is None else _TRACES)
+            if row.key in known:
+                continue
+            if row.trace is None:
+                traces.append(Trace(row.inputs, Answer(dict(row.labels)), role, "labels", time.time()))
+            elif role == "calibrate":  # each call for itself
+                one = dataclasses.replace(row.trace, role=role, count=1)
+                traces += [one] * row.trace.count
+            else:
+                traces.append(dataclasses.replace(row.trace, role=role))
+        store.add(traces)
+        return sum(row.key in known for row, _ in own)
+
+    # --- the version ---
+
+    def _made(self, task: Task, teacher: ModuleTeacher, store: Store, done: Labelled) -> Distilled:
+        rows = self._in_order(curriculum(store, self.settings.learning, store.state()))
+        made = self._version(task, store, rows)
+        guarded = None if made.made is None else made.made.guarded
+        number = made.number
+        if guarded is None or not guarded.certificate.covers or number is None:
+            guarded, number = self._earlier(store) or (guarded, None)
+        self._note(done)
+        report = self._report(task, guarded, made, rows, done, store, number)
+        distilled = Distilled(self.module, signature=task.signature, slices=self._function("slices"))
+        part = distilled._native
+        part.report = report
+        if guarded is not None:
+            part.guarded = Guarded(bound(guarded.program, task.signature), guarded.certificate, part.slices)
+        self._serve(distilled, store, teacher, number)
+        return distilled
+
+    def _in_order(self, rows: Curriculum) -> Curriculum:
+        """The same, whichever answers came first: the same seed gives the same program."""
+
+        def shuffled(traces: Sequence[Trace]) -> list[Trace]:
+            found = sorted(traces, key=lambda trace: input_key(trace.inputs))
+            random.Random(self.options.seed).shuffle(found)
+            return found
+
+        return dataclasses.replace(
+            rows, fit_rows=shuffled(rows.fit_rows), fresh=shuffled(rows.fresh), since_breach=[]
+        )
+
+    def _version(self, task: Task, store: Store, rows: Curriculum) -> _Version:
+        """A new version, kept in the store; or why there is none."""
+        options, guarantee = self.options, self.settings.guarantee
+        if not rows.fresh and store.versions():
+            return _Version(reason="there are no new rows to certify with")
+        with store.learning(wait=True):
+            number, started = store.next_version(), time.perf_counter()
+            if self._unwatched() is None:
+                count = {"rows": store.counts()["rows"]}
+                store.record(Event(time.time(), STARTED, _BY, "a program is compiled", {}, count))
+            try:
+                signature = with_outputs(task.signature, task.candidates)
+                lost = hopeless(signature, rows.fit_rows or rows.fresh, guarantee, options)
+                lesson = taught(
+                    with_outputs(signature, [name for name in task.candidates if name not in lost]),
+                    rows.fit_rows, rows.fresh, guarantee, seed=options.seed, threads=options.threads,
+                    fit_options=options.options,
+                )  # fmt: skip
+            except InputError as error:
+                return _Version(reason=f"nothing can be learned from these rows: {error.message}")
+            if lost and not rows.fit_rows:
+                self.notes.append("Which outputs are learned was decided on the rows that certify, too.")
+            short = self._lacking(lesson, len(rows.fresh), number)
+            if short is not None:
+                return _Version(reason=short.reason, needed=short.rows, lost=lost)
+            made = certified(
+                lesson, rows.fresh, guarantee, version=number, slices=self._function("slices"),
+                costs=self._function("costs"),
+            )  # fmt: skip
+            kept = keep(store, made, rows, store.state(), self.settings, time.perf_counter() - started)
+        return _Version(made, kept.reason, kept.rows_needed, number if kept.outcome == "made" else None, lost)
+
+    def _lacking(self, lesson: Taught, count: int, number: int) -> Lack | None:
+        """Why the rows that certify are not used up: without one error they would be too few."""
+        guarantee = self.settings.guarantee
+        delta = delta_of(guarantee.delta, number)
+        if (
+            count >= rows_without_errors(1 - guarantee.agreement, delta)
+            or guarantee.costs
+            or self.options.costs
+        ):
+            return None
+        few = "there are too few rows that certify"
+        return lacking(lesson, count, guarantee, delta) or Lack(few, None)
+
+    def _earlier(self, store: Store) -> tuple[Guarded, int] | None:
+        """The newest version that is certified."""
+        for record in reversed(store.versions()):
+            if record.status == "ready":
+                program = load(store.version_file(record.number))
+                certificate = Certificate.from_dict(record.certificate)
+                return Guarded(program, certificate, self._function("slices")), record.number
+        return None
+
+    def _function(self, name: str) -> Any:
+        """`slices` or `costs`."""
+        given = getattr(self.options, name)
+        return imported(given, name) if isinstance(given, str) else given
+
+    # --- what is told ---
+
+    def _note(self, done: Labelled) -> None:
+        if done.failed:
+            self.notes.append(
+                f"The teacher failed on {done.failed} rows; what is guaranteed is of calls that it answers."
+            )
+        if done.stopped:
+            self.notes.append(f"Labelling stopped, because {done.stopped}; {done.left} rows have no answer.")
+        unwatched = self._unwatched()
+        self.notes += [] if unwatched is None else [unwatched]
+
+    def _report(
+        self, task: Task, guarded: Guarded | None, made: _Version, rows: Curriculum, done: Labelled,
+        store: Store, number: int | None,
+    ) -> DistillReport:  # fmt: skip
+        certificate = None if guarded is None else guarded.certificate
+        covers = certificate is not None and certificate.covers
+        figures = dict(made.made.figures) if made.made is not None and made.made.guarded is guarded else {}
+        if number is not None and not figures:
+            figures = dict(store.version(number).figures)
+        figures.pop("reference", None)  # of drift: the program's, not a reader's
+        noise = self_consistency([t.extra["votes"] for t in store.traces() if "votes" in t.extra])
+        guarantee, home = self.settings.guarantee, self.options.home
+        return DistillReport(
+            covers=covers,
+            reason=certificate.reason if covers and certificate is not None else made.reason,
+            agreement=guarantee.agreement,
+            delta=guarantee.delta,
+            method=guarantee.method,
+            taught_by=" and ".join(sorted(self.taught_by, reverse=True)) or _TEACHER,
+            learned=tuple(guarded.program.signature.outputs) if covers and guarded is not None else (),
+            left={**task.left, **made.lost},
+            rows={
+                "fit": len(rows.fit_rows), "calibrate": len(rows.fresh), "rejected": done.rejected,
+                "failed": done.failed, "unlabelled": done.left,
+            },
+            rows_needed=None if covers else made.needed,
+            cost={
+                "asked": done.asked, "known": done.known, "usd": done.usd, "seconds": done.seconds,
+                "estimate": None if done.estimate is None else dataclasses.asdict(done.estimate),
+            },
+            certificate=None if certificate is None else certificate.to_dict(),
+            figures=figures,
+            self_consistency=None if noise is None else {"pairs": noise[0], "majority": noise[1]},
+            sliced=self.options.slices is not None,
+            samples=self.options.samples,
+            notes=tuple(self.notes),
+            version=number,
+            home=None if home is None else os.fspath(home),
+        )  # fmt: skip
+
+    def _serve(self, distilled: Distilled, store: Any, teacher: ModuleTeacher, number: int | None) -> None:
+        """Begins to serve, or closes the store where nothing could watch."""
+        if self._unwatched() is not None:
+            store.close()
+            return
+        teacher.module = distilled.teacher
+        state = store.state()
+        if number is not None and state.version != number and store.version(number).status == "ready":
+            lifecycle.adopt(
+                store, number, "user:Distill", "it was compiled", settings=self.settings.lifecycle
+            )
+        distilled._serving.serve(store, teacher, self.settings)
+
+    def _unwatched(self) -> str | None:
+        """Why the program is served by its certificate alone; None: it is watched."""
+        if self.taught_by == {_LABELS}:
+            return (
+                "Labels taught it, and they do not come from the module behind it: so nobody compares native "
+                "answers with that, and no home records calls."
+            )
+        for name in ("slices", "costs"):
+            given = getattr(self.options, name)
+            if given is not None and getattr(self.settings.guarantee, name) is None:
+                return (
+                    f"`{name}` cannot be imported by a name, so no process could go on with it: not watched."
+                )
+        return None

@@ -1,0 +1,73 @@
+"""The live side of a `Distilled`: shared by copies in this process, left behind by states and pickles."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from dspex.distill.live import LiveProgram
+from dspex.distill.settings import DistillSettings
+from dspex.distill.store import Store
+from dspex.dspy.teachers import ModuleTeacher
+from dspex.errors import ProgramError
+
+if TYPE_CHECKING:
+    from dspex.dspy.distilled import Distilled
+
+__all__ = ["Serving"]
+
+
+class Serving:
+    """Holds a `LiveProgram` with its store and teacher."""
+
+    def __init__(self) -> None:
+        self.live: LiveProgram | None = None
+        self._store: Store | None = None
+        self._teacher: ModuleTeacher | None = None
+
+    def serve(self, store: Store, teacher: ModuleTeacher, settings: DistillSettings) -> None:
+        """Begins to serve from a store, which it then owns."""
+        self.live = LiveProgram(store, teacher, settings)
+        self._store, self._teacher = store, teacher
+        self.remember()
+
+    def open(self, home: str | os.PathLike[str], distilled: Distilled, settings: Any) -> None:
+        """See `Distilled.open`."""
+        self.close()
+        checked = DistillSettings.of(settings)
+        signature = distilled._native.signature
+        store = Store.open(home, settings=checked.store, create=False)
+        try:
+            if signature is None:
+                signature = distilled._native.signature = store.signature
+            if any(name not in signature.fields for name in store.signature.fields):
+                raise ProgramError(
+                    "the home is of another task", hint=f"It is of {store.signature.to_string()}"
+                )
+            report = distilled._native.report
+            samples = 1 if report is None else report.samples
+            teacher = ModuleTeacher(distilled.teacher, signature, tuple(store.signature.outputs), samples)
+            self.serve(store, teacher, checked)
+        except BaseException:
+            store.close()
+            raise
+
+    def remember(self) -> None:
+        """For questions from threads that DSPy knows nothing of."""
+        if self._teacher is not None:
+            self._teacher.remember()
+
+    def close(self) -> None:
+        """Ends it; again has no effect."""
+        live, store = self.live, self._store
+        self.live = self._store = self._teacher = None
+        if live is not None:
+            live.close()
+        if store is not None:
+            store.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Serving:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Serving, ()  # threads and databases do not travel
