@@ -21,7 +21,7 @@ from dspex.errors import (
     ResourceError,
 )
 from dspex.program import Program
-from dspex.result import Result
+from dspex.result import Result, Route
 from dspex.routing import Gate
 from hybrid_tools import (
     BLANK,
@@ -76,7 +76,8 @@ def ready(routing: dict[str, Any] | None = None, **more: Any) -> tuple[HybridAda
     ],
 )
 def test_doubts(confidence: float | None, threshold: float, doubt: str | None) -> None:
-    assert Gate(threshold).doubt(confidence) == doubt
+    answer = Result({"label": "refund"}, route=Route("native"), confidence=confidence)
+    assert Gate(threshold).doubt(answer) == doubt
 
 
 @ways

@@ -138,6 +138,8 @@ class RoutingSettings(Settings):
     """US dollars that a call may cost: excludes DSPy when its median cost of late was more."""
     threshold: Share | None = 0.9
     """The gate: a native answer less confident is asked of DSPy, where an LM is configured. None: no gate."""
+    certified: StrictBool = True
+    """A program with a certificate goes by that in place of `threshold`, unless its own `routing` has one."""
     fallback: StrictBool = True
     """DSPy down, over budget or too slow: the native answer, with `route.degraded`. False: the error."""
     hedge_after_ms: Seconds | None = None

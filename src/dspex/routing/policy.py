@@ -29,6 +29,7 @@ class Policy:
     latency_budget_ms: float | None = None
     max_cost: float | None = None
     threshold: float | None = 0.9
+    certified: bool = True
     fallback: bool = True
     hedge_after_ms: float | None = None
     native_pool: bool = False
@@ -58,13 +59,20 @@ class Policy:
 
         checked = RoutingSettings.of(own, at="routing")
         changes = {name: getattr(checked, name) for name in checked.model_fields_set}
+        if "threshold" in changes:  # said of this very program: it counts, unless both are said
+            changes.setdefault("certified", False)
         if "rules" in changes:
             changes["rules"] = (*rules_of(checked.rules, own=True), *self.rules)
         return dataclasses.replace(self, **changes)
 
-    @property
-    def gate(self) -> Gate | None:
-        """The gate on native answers, or None: all stand."""
+    def gate_of(self, certificate: Mapping[str, Any] | None) -> Gate | None:
+        """The gate on native answers, or None: all stand.
+
+        Args:
+            certificate: of the program, see `Program.certificate`.
+        """
+        if self.certified and certificate is not None:
+            return Gate.of(certificate)
         return None if self.threshold is None else Gate(self.threshold)
 
     @property

@@ -195,16 +195,14 @@ class Router:
         gate = None if decision.binding else program.gate
         if gate is None and isinstance(answer, str):
             raise InputError(answer, program=program.facts.program)
-        sure = answer.confidence if isinstance(answer, Result) else None
-        doubt = answer if isinstance(answer, str) else gate.doubt(sure) if gate is not None else None
+        doubt = answer if isinstance(answer, str) else _doubt(gate, answer)
         if doubt is not None:
             steps.append(Step("gate", doubt, self.policy.dspy))
             return self._from_dspy(program, self.policy.dspy, decision, doubt, answer, steps)
-        found = (
-            f"confidence {sure:.2f} is enough"
-            if gate and sure is not None
-            else self._ungated(program, decision)
-        )
+        sure = answer.gate_score if isinstance(answer, Result) else None
+        what = "score" if gate is not None and gate.certified else "confidence"
+        enough = gate is not None and sure is not None
+        found = f"{what} {sure:.2f} is enough" if enough else self._ungated(program, decision)
         steps.append(Step("gate", found, decision.backend))
         return Route(decision.backend, reason=standing(decision, gate), degraded=decision.degraded)
 
@@ -334,4 +332,8 @@ def standing(decision: Decision, gate: Gate | None) -> str:
     """The reason that a native answer carries which stands."""
     if gate is None:
         return decision.reason
-    return f"{decision.reason}, confidence at least {gate.threshold:g}"
+    return f"{decision.reason}, {gate}"
+
+
+def _doubt(gate: Gate | None, answer: Result | None) -> str | None:
+    return None if gate is None or answer is None else gate.doubt(answer)

@@ -86,14 +86,13 @@ def _doubts(
     program: HybridProgram, gate: Gate | None, rows: Rows, outcomes: Sequence[Outcome]
 ) -> tuple[dict[int, str], list[int]]:
     """The rows that DSPy is to be asked, and why; and those that cannot be answered."""
-    threshold = 0.0 if gate is None else gate.threshold
     doubts: dict[int, str] = {}
     bad = []
     for place, outcome in enumerate(outcomes):
         if isinstance(outcome, Result):
-            confidence = outcome.confidence
-            if gate is not None and confidence is not None and confidence < threshold:
-                doubts[place] = gate.doubt(confidence) or ""
+            doubt = None if gate is None else gate.doubt(outcome)
+            if doubt is not None:
+                doubts[place] = doubt
         elif gate is not None and program.is_beyond_native(rows[place]):
             doubts[place] = outcome.message
         else:

@@ -169,7 +169,7 @@ def unsure(
 ) -> Way:
     """The way on from a native answer, which may be unsure."""
     answer = race.answer
-    doubt = gate.doubt(answer.confidence) if gate is not None else None
+    doubt = gate.doubt(answer) if gate is not None else None
     if doubt is None:
         route = Route(decision.backend, reason=standing(decision, gate), degraded=decision.degraded)
         return _told(program, answer, route)
@@ -280,6 +280,7 @@ def rerouted(result: Result, route: Route) -> Result:
         route=route,
         probabilities=odds,
         confidence=result.confidence,
+        score=result.gate_score,
         usage=result.usage,
     )
 
@@ -347,7 +348,7 @@ def _hedge(
     return Hedge(
         after / 1000,
         starts_at_once=starts_at_once,
-        is_good=lambda answer: sure(answer.confidence) is None,
+        is_good=lambda answer: sure(answer) is None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -176,9 +177,12 @@ class HybridProgram:
     def gate_of(self, means: Means) -> Gate | None:
         if not means.native or means.lm is None:
             return None
+        assert self.program is not None
+        certificate = self.program.certificate
         if all(field.kind not in ENUMERABLE for field in self.signature.outputs.values()):
-            return None  # numbers have no confidence: they stand
-        return self.policy.gate
+            if certificate is None or not self.policy.certified:
+                return None  # numbers have no confidence: they stand
+        return self.policy.gate_of(certificate)
 
     # Calling
 
@@ -214,7 +218,8 @@ class HybridProgram:
 
     def _guarded(self, predict: Predict, decision: Decision, gate: Gate | None) -> Predict:
         """The native program, and what comes after it when its answer is unsure or does not come."""
-        threshold = 0.0 if gate is None else gate.threshold
+        # One float to compare with; with a threshold for each class, the gate itself says.
+        threshold = 0.0 if gate is None else gate.threshold if gate.thresholds is None else math.inf
 
         def call(inputs: Mapping[str, Any]) -> Result:
             try:
@@ -223,8 +228,10 @@ class HybridProgram:
                 return drive(self, refused(self, decision, gate, inputs, {}, error))
             except PoolSaturated as error:
                 return drive(self, crowded(self, decision, gate, inputs, {}, error))
-            # A gate is where every answer has a confidence.
-            if gate is None or result.confidence >= threshold:  # type: ignore[operator]
+            # A gate is where every answer has a score.
+            if gate is None or result.gate_score >= threshold:  # type: ignore[operator]
+                return result
+            if gate.thresholds is not None and gate.doubt(result) is None:
                 return result
             return drive(self, unsure(self, decision, gate, inputs, {}, Race(result)))
 
@@ -252,7 +259,7 @@ class HybridProgram:
             result = await program.acall(**keywords)
         except InputError as error:
             return await adrive(self, refused(self, decision, gate, keywords, {}, error))
-        if gate is not None and gate.doubt(result.confidence) is not None:
+        if gate is not None and gate.doubt(result) is not None:
             return await adrive(self, unsure(self, decision, gate, keywords, {}, Race(result)))
         self.tally.answered_at_once("native", degraded=decision.degraded)
         return result
