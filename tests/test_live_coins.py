@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dspex.distill.coins import CALIBRATE, NATIVE, SAMPLE, Coins
+from dspex.distill.settings import DistillSettings
 
 N = 200_000
 
@@ -71,3 +72,10 @@ def test_threads_take_each_coin_once() -> None:
     assert coins.taken == each * threads
     alone = np.sort(taken(Coins(0.1, 0.2, 0.3, seed=6), each * threads))
     assert (np.sort(np.concatenate(found)) == alone).all()
+
+
+def test_with_cross_half_of_the_calls_certify_before_live():
+    assert DistillSettings.of({"guarantee": {"method": "cross"}}).guarantee.before_live == 0.5
+    most = DistillSettings.of({"guarantee": {"method": "cross", "calibration_share": 0.7}})
+    assert most.guarantee.before_live == 0.7
+    assert DistillSettings.of({"guarantee": {"calibration_share": 0.3}}).guarantee.before_live == 0.3

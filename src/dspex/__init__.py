@@ -9,6 +9,7 @@ from .result import Result, Route
 from .signature import Signature
 
 if TYPE_CHECKING:
+    from . import distill as distill
     from . import dspy as dspy
     from .client import (
         Client,
@@ -41,6 +42,7 @@ __all__ = [
     "create_program",
     "default_pool",
     "delete_program",
+    "distill",
     "dspy",
     "execute_batch",
     "execute_program",
@@ -76,8 +78,8 @@ if not TYPE_CHECKING:  # type checkers take the imports above, and so see a miss
         # NumPy and the client are imported on first need: `import dspex` stays light.
         from importlib import import_module
 
-        if name == "dspy":
-            return import_module("dspex.dspy")
+        if name in ("distill", "dspy"):
+            return import_module(f"dspex.{name}")
         if name not in _LAZY:
             raise AttributeError(f"module 'dspex' has no attribute {name!r}")
         value = getattr(import_module(f"dspex.{_LAZY[name]}"), name)

@@ -93,7 +93,7 @@ def without_version(state: State, settings: DistillSettings, seed: int | None) -
 def _coins(state: State, settings: DistillSettings, seed: int | None) -> Coins:
     """In the live stage audits are all that a coin is for; before it, every call is a chance to learn."""
     live = state.stage == "live"
-    calibrate = settings.lifecycle.audit_share if live else settings.guarantee.calibration_share
+    calibrate = settings.lifecycle.audit_share if live else settings.guarantee.before_live
     canary = settings.lifecycle.canary_share if state.stage == "canary" else 0.0
     sample = 0.0 if state.stage == "teacher" else _DRIFT_SHARE
     # A plan's own seed: the coins of the one before must not come again.

@@ -13,6 +13,8 @@ from dspex.config.problems import Misfit
 
 __all__ = ["DistillSettings", "GuaranteeSettings", "LearningSettings", "LifecycleSettings", "StoreSettings"]
 
+_CROSS_SHARE = 0.5  # the other half says when there are enough rows, and where the test begins
+
 #: Strictly between 0 and 1.
 Inside = Annotated[float, Field(strict=True, gt=0, lt=1)]
 
@@ -28,7 +30,8 @@ class GuaranteeSettings(Settings):
     """"split": rows that certify are used for nothing else. "cross": every row is judged by a model that did
     not see it, and the program is fitted on all of them; takes the fold models to be no better than it."""
     calibration_share: Inside = 0.2
-    """Of the labelled rows, the share that certifies ("split"); drawn by a coin for each row."""
+    """Of the labelled rows, the share that certifies ("split"); drawn by a coin for each row. In a service, the
+    share of the calls before the live stage; with "cross" at least a half, as the rows teach as well."""
     per_class: StrictBool = False
     """Guarantee it within the answers of each class, too."""
     slices: Text | None = None
@@ -43,6 +46,11 @@ class GuaranteeSettings(Settings):
     is like none of them has such scores. 0: none."""
     min_coverage: Share = 0.0
     """A certificate that covers less than this share of the calls counts as none."""
+
+    @property
+    def before_live(self) -> float:
+        """The share of calls that certify in the stages before live."""
+        return max(self.calibration_share, _CROSS_SHARE) if self.method == "cross" else self.calibration_share
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:
