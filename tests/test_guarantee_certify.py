@@ -102,7 +102,7 @@ def test_a_later_start_has_its_own_part_of_delta() -> None:
     """The surest rows are wrong: the first start fails, the second certifies at its part of delta."""
     scores = np.linspace(1, 0, 1000)
     wrong = np.zeros(1000, bool)
-    wrong[:20] = True
+    wrong[:10] = True
     grid = Grid((0.99, 0.5), (0.5, 0.5))
     found = certify(scores, wrong, agreement=0.95, delta=0.05, grid=grid)
     assert found.threshold == pytest.approx(0.0)
@@ -117,13 +117,13 @@ def test_a_later_start_has_its_own_part_of_delta() -> None:
 
 
 def test_the_start_has_power_where_the_strictest_threshold_has_none() -> None:
-    grid = grid_of(*rows(3000, seed=1), 0.95, 0.05, 300)
+    grid = grid_of(*rows(3000, seed=1), 0.9, 0.05, 300)
     strictest = Grid((float(rows(3000, seed=1)[0].max()),))
     wins = {"grid": 0, "strictest": 0}
     for seed in range(2, 22):
         drawn = rows(300, seed)
-        wins["grid"] += certify(*drawn, agreement=0.95, delta=0.05, grid=grid).covers
-        wins["strictest"] += certify(*drawn, agreement=0.95, delta=0.05, grid=strictest).covers
+        wins["grid"] += certify(*drawn, agreement=0.9, delta=0.05, grid=grid).covers
+        wins["strictest"] += certify(*drawn, agreement=0.9, delta=0.05, grid=strictest).covers
     assert wins["strictest"] == 0
     assert wins["grid"] >= 10
 

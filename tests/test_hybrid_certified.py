@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from distill_rows import TEXT, easy
-from hybrid_tools import FakeDspy, hybrid
 
+from distill_rows import TEXT, easy
 from dspex.distill.making import make
 from dspex.distill.settings import GuaranteeSettings
 from dspex.errors import ModelFileError
@@ -15,6 +14,7 @@ from dspex.modelfile import write_model
 from dspex.program import load
 from dspex.result import Result, Route
 from dspex.routing import Gate
+from hybrid_tools import FakeDspy, hybrid
 
 SURE, ODD = {"text": "open hours today when"}, {"text": "qqq zzz"}
 
@@ -86,10 +86,10 @@ def test_each_class_has_its_own_threshold(tmp_path):
     assert str(adapter.execute_batch("a", [SURE])[0].route) == "native"
 
 
-def test_of_slices_only_what_holds_in_each_is_used():
-    base = {"threshold": None, "by": "slice"}
-    assert Gate.of({**base, "thresholds": {"a": 0.3, "b": 0.6}}).threshold == 0.6
-    assert Gate.of({**base, "thresholds": {"a": 0.3, "b": None}}).threshold == math.inf
+def test_of_slices_nothing_stands_where_nobody_can_tell_the_slice():
+    gate = Gate.of({"threshold": None, "by": "slice", "thresholds": {"a": 0.3, "b": 0.6}})
+    assert gate.threshold == math.inf
+    assert gate.doubt(result("open", 1.0)) is not None
 
 
 @pytest.mark.parametrize(

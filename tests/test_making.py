@@ -193,6 +193,7 @@ def test_figures_tell_of_classes_boundary_and_drift():
     for pair in figures["boundary"]:
         assert pair["deferred"]["score"] < threshold <= pair["answered"]["score"]
     assert figures["reference"]["rows"] == 400
+    assert make(TEXT, rows[:400], rows[400:], settings(method="cross")).figures["reference"] is None
 
 
 def test_a_guarded_program_is_pickled_whole():
@@ -231,3 +232,8 @@ def test_certified_again_gives_the_same():
         certified(lesson, easy(300, 2), settings()).certificate
         == certified(lesson, easy(300, 2), settings()).certificate
     )
+
+
+def test_what_distillation_decides_itself_is_no_option_of_the_fit():
+    with pytest.raises(ConfigError, match="fit_options"):
+        make(TEXT, easy(100, 1), easy(100, 2), settings(), fit_options={"novelty": 0.1})

@@ -36,7 +36,7 @@ cdef class Result:
     cdef dict values_            # built on first use from a native answer
     cdef dict probabilities_
     cdef object confidence_
-    cdef object score_
+    cdef object score_, familiarity_
     cdef readonly object route
     cdef readonly object usage
     cdef object __weakref__

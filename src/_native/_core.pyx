@@ -63,12 +63,13 @@ cdef class Predictor(InputReader):
         ValueError: arrays that do not fit each other.
     """
 
-    def _bind(self, inputs, heads, arrays, text, route):
+    def _bind(self, inputs, heads, arrays, text, route, floor=-INFINITY):
         self.answers = _Answers(heads)
         self.route = route
         self._bind_inputs(inputs)
         self._bind_arrays(arrays)
         self._bind_gate(arrays)
+        self.answerer.floor = floor
         self.view.text = text_options(text)
         self.answerer.model, self.answerer.heads = &self.view, self.answers.heads
         self.answerer.head_count = self.answers.count

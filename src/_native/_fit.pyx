@@ -17,7 +17,7 @@ include "text_options.pxi"
 
 from native cimport (AnswerHead, AnswerKind, Corpus, CorpusOptions, DenseView, FloatModel, HeadKind, HeadSpec,
                      IndexEntry, Learner, Loss, ModelView, PackedModel, RefineHead, Refiner, RowEvidence, Standing,
-                     TrainOptions, Trainer, answer_head, fold_model, gate_features_of, pack_model, row_stride,
+                     TrainOptions, Trainer, answer_head, fold_model, gate_log_odds, pack_model, row_stride,
                      standing)
 
 cdef extern from "Python.h":
@@ -32,8 +32,8 @@ cdef struct TextRef:
 
 cdef enum:
     CHUNK = 4096   # rows between two looks at Ctrl-C
-    EVIDENCE = 11  # floats of a RowEvidence
-    GATE_FEATURES = 18
+    EVIDENCE = 9   # floats of a RowEvidence
+    GATE_FEATURES = 16
 
 _LOSSES = {"hinge": Loss.hinge, "squared": Loss.squared, "logistic": Loss.logistic, "softmax": Loss.softmax}
 _KINDS = {"choice": AnswerKind.choice, "binary": AnswerKind.binary, "multilabel": AnswerKind.multilabel,
@@ -184,7 +184,7 @@ def train(list texts, const float[:, ::1] dense not None, const uint8_t[::1] fol
 
     Returns:
         (arrays, held_out, info): the model's arrays, one [rows, columns] array of out-of-fold logits a head,
-        and a mapping of diagnostics. With evidence, its "evidence" has a mapping a head: `held_out` [rows, 11] as
+        and a mapping of diagnostics. With evidence, its "evidence" has a mapping a head: `held_out` [rows, 9] as
         `gate_features` takes it, and where there are groups `novel` [rows, columns] logits and `novel_evidence`.
 
     Raises:
@@ -250,12 +250,11 @@ def gate_features(head not None, const float[:, ::1] logits not None, const floa
     Args:
         head: a mapping with kind, columns and, for two classes and several labels, threshold.
         logits: [rows, columns], calibrated.
-        evidence: [rows, 11]: what speaks for the answer, the largest part of it, the sum of squares, how many rows
-            of weights speak for it, how many there are; known words, unknown words, known pairs, unknown pairs; the
-            squared norm, and that of what is known.
+        evidence: [rows, 9]: what speaks for the answer, the largest part of it, the sum of squares, how many rows of
+            weights speak for it, how many there are; known words, unknown words, known pairs, unknown pairs.
 
     Returns:
-        [rows, 18] features; the first is 1.
+        [rows, 16] features; the first is 1.
     """
     cdef size_t rows = logits.shape[0], columns = head["columns"], i
     if <size_t>logits.shape[1] != columns or evidence.shape[1] != EVIDENCE or <size_t>evidence.shape[0] != rows:
@@ -266,6 +265,7 @@ def gate_features(head not None, const float[:, ::1] logits not None, const floa
     values = np.array(logits)
     out = np.empty((rows, GATE_FEATURES), np.float32)
     cdef float[:, ::1] value = values, feature = out
+    cdef float[::1] no_gate = np.zeros(3 * GATE_FEATURES, np.float32)
     cdef const RowEvidence* row
     cdef Standing at
     cdef float confidence
@@ -273,8 +273,8 @@ def gate_features(head not None, const float[:, ::1] logits not None, const floa
     for i in range(rows):
         row = <const RowEvidence*>&evidence[i, 0]
         at = standing(answer, &value[i, 0])
-        confidence = answer_head(answer, &value[i, 0], pick)
-        gate_features_of(at, confidence, row.evidence, row.familiar, &feature[i, 0])
+        confidence = answer_head(answer, &at, &value[i, 0], pick)
+        gate_log_odds(&no_gate[0], at, confidence, row.evidence, row.familiar, &feature[i, 0])
     return out
 
 

@@ -4,6 +4,12 @@
 // gives the same bits. ThreadSanitizer crashes in the resolvers, and builds can turn it off.
 #pragma once
 
+namespace dspex {
+// Vectors spelled out, where the compiler would not find them.
+using Floats = float __attribute__((vector_size(32)));
+using Ints = int __attribute__((vector_size(32)));
+}  // namespace dspex
+
 #if defined(__SANITIZE_THREAD__) || defined(DSPEX_NO_MULTIVERSIONING) || !defined(__x86_64__) || \
     !defined(__GNUC__) || defined(__clang__) || __GNUC__ < 12
 #define DSPEX_CLONES

@@ -92,8 +92,6 @@ cdef extern from "model/gate.hpp" namespace "dspex" nogil:
         float unknown_words
         float known_pairs
         float unknown_pairs
-        float norm2
-        float known_norm2
 
     cdef cppclass Standing:
         size_t column
@@ -102,9 +100,9 @@ cdef extern from "model/gate.hpp" namespace "dspex" nogil:
         float margin
 
     Standing standing(const AnswerHead& head, const float* logits)
-    void gate_features_of(const Standing& at, float confidence, const Evidence& evidence, const Familiar& familiar,
-                          float* out)
-    float answer_head(const AnswerHead& head, float* values, int32_t& pick)
+    float gate_log_odds(const float* gate, const Standing& at, float confidence, const Evidence& evidence,
+                        const Familiar& familiar, float* features)
+    float answer_head(const AnswerHead& head, const Standing* at, float* values, int32_t& pick)
 
 
 cdef extern from "pool/clock.hpp" namespace "dspex" nogil:
@@ -122,8 +120,9 @@ cdef extern from "run/answerer.hpp" namespace "dspex" nogil:
         const AnswerHead* heads
         size_t head_count
         const float* gate           # [heads, gate_floats], or NULL
+        float floor                 # familiarity below which the score is 0
         float* features             # [heads, gate_features], or NULL
-        size_t answer_floats()      # [columns] values, [heads] int32 picks, the confidence, the score
+        size_t answer_floats()      # [columns] values, [heads] int32 picks, confidence, score, familiarity
         cbool answer(const TextView* texts, size_t text_count, const float* dense, float* sums, float* out)
 
 

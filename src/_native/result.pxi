@@ -68,13 +68,16 @@ cdef class Result:
         confidence: in [0, 1], or None.
         usage: tokens and cost, or None.
         score: in [0, 1], or None; the confidence when left out.
+        familiarity: a number, or None.
     """
 
-    def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None, score=...):
+    def __init__(self, values, *, route, probabilities=None, confidence=None, usage=None, score=...,
+                 familiarity=None):
         self.values_ = dict(values)
         self.probabilities_ = {} if probabilities is None else {k: dict(v) for k, v in probabilities.items()}
         self.confidence_ = confidence
         self.score_ = confidence if score is ... else score
+        self.familiarity_ = familiarity
         self.route = route
         self.usage = usage
 
@@ -117,6 +120,18 @@ cdef class Result:
             score = self.data[self.answers.columns + self.answers.count + 1]
             return <double>score if score <= 1 else None
         return self.score_
+
+    @property
+    def gate_familiarity(self):
+        """How like the program's examples the input is: on a scale of log-odds, of no unit. None without a gate.
+
+        The score is 0 where it is less than that of nearly all examples, see `FitOptions.novelty`.
+        """
+        cdef float like
+        if self.data != NULL:
+            like = self.data[self.answers.columns + self.answers.count + 2]
+            return <double>like if like < INFINITY else None
+        return self.familiarity_
 
     def probabilities(self, str output not None):
         """{class: probability} of one output, in the order of its classes.
@@ -199,11 +214,13 @@ cdef class Result:
                 probabilities[name] = self.probabilities(name)
             except KeyError:
                 pass
-        return _rebuild_result, (self.to_dict(), self.route, probabilities, self.confidence, self.usage, self.gate_score)
+        rest = (self.confidence, self.usage, self.gate_score, self.gate_familiarity)
+        return _rebuild_result, (self.to_dict(), self.route, probabilities, *rest)
 
 
-def _rebuild_result(values, route, probabilities, confidence, usage, score=...):
-    return Result(values, route=route, probabilities=probabilities, confidence=confidence, usage=usage, score=score)
+def _rebuild_result(values, route, probabilities, confidence, usage, score=..., familiarity=None):
+    return Result(values, route=route, probabilities=probabilities, confidence=confidence, usage=usage, score=score,
+                  familiarity=familiarity)
 
 
 Mapping.register(Result)

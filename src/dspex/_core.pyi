@@ -23,6 +23,7 @@ class Result(Mapping[str, Any]):
         confidence: float | None = None,
         usage: Mapping[str, Any] | None = None,
         score: float | None = ...,
+        familiarity: float | None = None,
     ) -> None: ...
     @property
     def confidence(self) -> float | None: ...
@@ -30,6 +31,8 @@ class Result(Mapping[str, Any]):
     def score(self) -> Any: ...
     @property
     def gate_score(self) -> float | None: ...
+    @property
+    def gate_familiarity(self) -> float | None: ...
     @property
     def route(self) -> Route: ...
     @property
@@ -52,6 +55,7 @@ class Predictor:
         arrays: Mapping[str, NDArray[Any]],
         text: Mapping[str, float],
         route: Route,
+        floor: float = ...,
     ) -> None: ...
     @overload
     def batch(

@@ -23,10 +23,10 @@ _ARRAYS = {
     "dense": (np.float32, 2),
     "dense_scale": (np.float32, 2),
 }
-# What a gate's score is made of, in order; `gate_features_of` in `model/gate.cpp` computes them.
+# What a gate's score is made of, in order; `gate_score` in `model/gate.cpp` computes them.
 GATE_FEATURES = (
-    "one", "log_odds", "surprise", "margin", "top", "positive", "rest", "breadth", "largest_share", "positive_share",
-    "positives", "unknown_words", "unknown_count", "unknown_pairs", "known_pairs", "words", "norm", "known_norm",
+    "one", "log_odds", "surprise", "margin", "top", "positive", "rest", "breadth", "largest_share",
+    "positive_share", "positives", "unknown_words", "unknown_count", "unknown_pairs", "known_pairs", "words",
 )  # fmt: skip
 _LARGEST_GATE = 1e12  # of its weights and bounds; products of two stay finite
 _LARGEST = 1e30  # of means and factors of inputs; sums of products with them stay finite
@@ -134,6 +134,9 @@ def _check_gate(record: Any, gate: NDArray[Any] | None, heads: int) -> None:
         raise _bad("its gate is only there in part")
     if not isinstance(record, dict) or record.get("features") != list(GATE_FEATURES):
         raise _bad("its gate is made of features that this version does not know")
+    floor = record.get("floor")
+    if floor is not None and (not _number(floor) or abs(floor) > _LARGEST):
+        raise _bad("the floor of its gate is no number that a fit gives")
     if gate.dtype != np.float32 or gate.shape != (3 * heads, len(GATE_FEATURES)):
         raise _bad("its gate does not fit its outputs")
     if not np.isfinite(gate).all() or np.abs(gate).max() > _LARGEST_GATE:

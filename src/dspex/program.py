@@ -62,7 +62,9 @@ class Program(_core.Predictor):
     ) -> None:
         self.id: str = meta["id"]
         heads = [dict(head) | {"classes": _classes(signature, head)} for head in meta["heads"]]
-        self._bind(meta["inputs"], heads, arrays, meta["text"], route)
+        gate: Mapping[str, Any] = meta.get("gate") or {}
+        floor = gate.get("floor")
+        self._bind(meta["inputs"], heads, arrays, meta["text"], route, -math.inf if floor is None else floor)
         self.signature = signature
         self._arrays = dict(arrays)
         self._meta = dict(meta)
@@ -199,8 +201,8 @@ class Program(_core.Predictor):
         """A new program that has also learned from these examples; this one stays as it is.
 
         The weights move from where they are, as little as the examples allow; words and pairs that are new
-        are added. Classes, calibration, thresholds and the gate stay. For many examples, or new classes, fit again on
-        all of them.
+        are added. Classes, calibration, thresholds and the gate stay. For many examples, or new classes, fit
+        again on all of them.
 
         Args:
             examples: as for `dspex.fit`; labels are those the program knows.

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from .reference import Model, answers, logits, ngram_weight, units, unpack_rows
 
-__all__ = ["MAX_ROWS", "features", "score", "standing"]
+__all__ = ["MAX_ROWS", "familiarity", "features", "score", "standing"]
 
 Floats = NDArray[np.float64]
-MAX_ROWS = 256  # of weights, of which the evidence is summed
+_TOP = 4  # the feature that is the largest logit
+MAX_ROWS = 64  # of weights, of which the evidence is summed
 _BLOCK = 64  # units that are looked up together
 
 
@@ -44,7 +45,7 @@ def standing(head: Mapping[str, Any], own: Floats) -> Standing:
 
 
 def _rows(model: Model, inputs: Mapping[str, Any]) -> Iterator[tuple[str, float, float, Floats]]:
-    """(kind, known, norm2, weights) of each row in the order of the core: of 64 units the known, then n-grams.
+    """(kind, known, norm2, weights) of each row in the core's order: of 64 units the known, then n-grams.
 
     Unknown words and pairs come with a norm of 0 and without weights.
     """
@@ -56,14 +57,14 @@ def _rows(model: Model, inputs: Mapping[str, Any]) -> Iterator[tuple[str, float,
             found = [model.find(unit.hash) for unit in block]
             for kind, row in zip(kinds, found, strict=True):
                 if row is not None:
-                    yield kind, 1.0, norm2[row], weights[row]
+                    yield kind, 1.0, float(norm2[row]), weights[row]
             for kind, row, unit in zip(kinds, found, block, strict=True):
                 if row is not None:
                     continue
                 yield kind, 0.0, 0.0, np.empty(0)
                 factor = ngram_weight(len(unit.spelled), model.text)
                 for row in filter(lambda r: r is not None, map(model.find, unit.spelled)):
-                    yield "ngram", 0.0, factor**2 * norm2[row], factor * weights[row]
+                    yield "ngram", 0.0, float(factor**2 * norm2[row]), factor * weights[row]
 
 
 def features(model: Model, inputs: Mapping[str, Any]) -> list[Floats]:
@@ -116,16 +117,28 @@ def _features(
             count("pair", 0) / pairs if pairs else 0,
             math.log(1 + count("pair", 1)),
             math.log(max(words, 1)),
-            math.log(1 + norm2),
-            sum(row[2] for row in rows if row[1]) / norm2 if norm2 > 0 else 0,
         ]
     )
 
 
-def score(model: Model, seen: list[Floats]) -> float:
-    """The score of features: the least over the heads."""
-    tables = np.asarray(model.arrays["gate"], np.float64).reshape(len(model.heads), 3, -1)
+def score(model: Model, seen: list[Floats], floor: float | None = None) -> float:
+    """The score of features: the least over the heads; 0 where the familiarity is below the floor."""
+    if floor is not None and familiarity(model, seen) < floor:
+        return 0.0
+    return min(1 / (1 + math.exp(-odds)) for odds in _log_odds(model, seen))
+
+
+def familiarity(model: Model, seen: list[Floats]) -> float:
+    """How like the examples an input with these features is: the least over the heads."""
     return min(
-        1 / (1 + math.exp(-float(weights @ np.clip(own, low, high))))
-        for own, (weights, low, high) in zip(seen, tables, strict=True)
+        odds + float(own[_TOP]) if head["kind"] == "choice" else odds
+        for head, own, odds in zip(model.heads, seen, _log_odds(model, seen), strict=True)
     )
+
+
+def _log_odds(model: Model, seen: list[Floats]) -> list[float]:
+    tables = np.asarray(model.arrays["gate"], np.float64).reshape(len(model.heads), 3, -1)
+    return [
+        float(weights @ np.clip(own, low, high))
+        for own, (weights, low, high) in zip(seen, tables, strict=True)
+    ]

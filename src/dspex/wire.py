@@ -91,6 +91,7 @@ def result_to_wire(
             if (odds := _odds(result, name)) is not None
         },
         "confidence": result.confidence,
+        "score": result.gate_score,
         "route": [str(result.route), result.route.reason, result.route.degraded],
         "usage": None if result.usage is None else dict(result.usage),
     }
@@ -113,6 +114,7 @@ def result_from_wire(outputs: Fields, data: Any, *, program: str | None = None) 
             route=Route(str(backend), reason=str(reason), degraded=bool(degraded)),
             probabilities=shares,
             confidence=None if data["confidence"] is None else float(data["confidence"]),
+            score=None if data["score"] is None else float(data["score"]),
             usage=None if data["usage"] is None else dict(data["usage"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as cause:

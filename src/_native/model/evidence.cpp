@@ -33,17 +33,26 @@ class RowReader {
     RowEvidence r;
     r.familiar.unknown_words = static_cast<float>(corpus_.dropped_words(row));
     r.familiar.unknown_pairs = static_cast<float>(corpus_.dropped_pairs(row));
-    for (auto i = corpus_.rows.begin[row]; i < corpus_.rows.begin[row + 1]; ++i) add_unit(corpus_.rows.items[i], column, r);
-    const float norm2 = r.familiar.norm2, inv = norm2 > 0 ? 1 / std::sqrt(norm2) : 0;
-    r.evidence.positive *= inv, r.evidence.largest *= inv, r.evidence.squares *= inv * inv;
+    std::vector<float> weights;
+    float norm2 = 0;
+    const auto add_row = [&](float w, float square) {
+      norm2 += square;
+      if (weights.size() < gate_hits) weights.push_back(w);
+    };
+    for (auto i = corpus_.rows.begin[row]; i < corpus_.rows.begin[row + 1]; ++i)
+      add_unit(corpus_.rows.items[i], column, r.familiar, add_row);
+    const std::size_t rows = weights.size();
+    while (weights.size() % 8 != 0) weights.push_back(0);
+    r.evidence = evidence_of(weights.data(), rows, norm2 > 0 ? 1 / std::sqrt(norm2) : 0);
     return r;
   }
 
  private:
-  void add_unit(std::uint32_t unit, const Column& column, RowEvidence& r) const {
+  template <class AddRow>
+  void add_unit(std::uint32_t unit, const Column& column, Familiar& familiar, AddRow&& add_row) const {
     const bool word = corpus_.is_word(unit), known = parts_.unit_seen(unit, part_);
-    (word ? known ? r.familiar.known_words : r.familiar.unknown_words
-          : known ? r.familiar.known_pairs : r.familiar.unknown_pairs) += 1;
+    (word ? known ? familiar.known_words : familiar.unknown_words
+          : known ? familiar.known_pairs : familiar.unknown_pairs) += 1;
     const auto first = corpus_.unit_features.begin[unit], last = corpus_.unit_features.begin[unit + 1];
     float sum = 0, norm2 = 0;
     for (auto j = known ? first : first + 1; j < last; ++j) {
@@ -52,24 +61,10 @@ class RowReader {
       if (known) {
         sum += v * column(f), norm2 += v * v;
       } else if (parts_.feature_seen(f, part_)) {
-        add_row(v * column(f), v * v, r);
+        add_row(v * column(f), v * v);
       }
     }
-    if (!known) return;
-    add_row(sum, norm2, r);
-    r.familiar.known_norm2 += norm2;
-  }
-
-  static void add_row(float w, float norm2, RowEvidence& r) {
-    r.familiar.norm2 += norm2;
-    Evidence& e = r.evidence;
-    if (e.rows >= static_cast<float>(gate_hits)) return;
-    const float up = w > 0 ? w : 0;
-    e.rows += 1;
-    e.positive += up;
-    e.largest = std::max(e.largest, up);
-    e.squares += w * w;
-    e.positives += w > 0 ? 1.0f : 0.0f;
+    if (known) add_row(sum, norm2);
   }
 
   const Corpus& corpus_;
@@ -79,7 +74,7 @@ class RowReader {
 
 }  // namespace
 
-static_assert(sizeof(RowEvidence) == 11 * sizeof(float));  // as _fit.pyx hands it out
+static_assert(sizeof(RowEvidence) == 9 * sizeof(float));  // as _fit.pyx hands it out
 
 double even_weight(const float* scores, std::size_t columns, const Parts& parts, std::uint8_t part) {
   double count = 0, sum = 0, squares = 0;

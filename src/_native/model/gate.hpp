@@ -20,33 +20,28 @@ struct Evidence {
   float rows = 0;          // how many there are
 };
 
+// Of n weights, each times a factor; what follows to the next multiple of 8 is 0.
+Evidence evidence_of(const float* weights, std::size_t n, float factor) noexcept;
+
 // How much of a text is known.
 struct Familiar {
   float known_words = 0, unknown_words = 0;
   float known_pairs = 0, unknown_pairs = 0;
-  float norm2 = 0;         // squared norm of all rows
-  float known_norm2 = 0;   // of the rows of known words and pairs
 };
 
-inline constexpr std::size_t gate_features = 18;  // the first is the constant 1
+inline constexpr std::size_t gate_features = 16;  // the first is the constant 1
 inline constexpr std::size_t gate_floats = 3 * gate_features;  // weights, lowest, highest value of each feature
-inline constexpr std::size_t gate_hits = 256;     // rows of a text that are looked at
+inline constexpr std::size_t gate_hits = 64;      // rows of a text that are looked at
 
-// Where a head's answer stands among its logits, before they become probabilities.
-struct Standing {
-  std::size_t column = 0;  // of the head: the answer's (several labels: the largest logit's)
-  float sign = 1;          // of its weights: -1 where a binary answer is the first class
-  float top = 0;           // its logit
-  float margin = 0;        // to the next
-};
+// The log-odds of one head's score. gate: [gate_floats]; confidence: above 1 where there is none (numbers);
+// features: [gate_features], what it was made of.
+float gate_log_odds(const float* gate, const Standing& at, float confidence, const Evidence& evidence,
+                    const Familiar& familiar, float* features) noexcept;
 
-Standing standing(const AnswerHead& head, const float* logits) noexcept;
-
-// confidence: of the head's answer; above 1 where there is none (numbers). out: [gate_features].
-void gate_features_of(const Standing& at, float confidence, const Evidence& evidence, const Familiar& familiar,
-                      float* out) noexcept;
-
-// The score in (0, 1) of features [gate_features]; gate: [gate_floats] of one head.
-float gate_score(const float* gate, const float* features) noexcept;
+// How like the examples an input is: the largest logit tells of what belongs to no class, and the score of what
+// is doubtful; together they tell more than either. Of several classes only: other logits say which, not how far.
+inline float familiarity(const AnswerHead& head, const Standing& at, float log_odds) noexcept {
+  return head.kind == AnswerKind::choice ? log_odds + at.top : log_odds;
+}
 
 }  // namespace dspex

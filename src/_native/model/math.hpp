@@ -36,11 +36,9 @@ inline float fast_log(float x) noexcept {
   const auto bits = std::bit_cast<std::int32_t>(x);
   auto exponent = (bits >> 23) - 126;
   float m = std::bit_cast<float>((bits & 0x007FFFFF) | 0x3F000000);  // in [0.5, 1)
-  if (m < 0.707106781186547524f) {
-    --exponent;
-    m = m + m;
-  }
-  m -= 1.0f;
+  const bool low = m < 0.707106781186547524f;
+  exponent -= low ? 1 : 0;
+  m = (low ? m + m : m) - 1.0f;
   const float z = m * m, e = static_cast<float>(exponent);
   float p = 7.0376836292e-2f;
   p = p * m - 1.1514610310e-1f;

@@ -12,8 +12,6 @@ namespace dspex {
 namespace {
 
 // Vectors spelled out: left to itself the compiler converts the weights one by one.
-using Floats = float __attribute__((vector_size(32)));
-using Ints = std::int32_t __attribute__((vector_size(32)));
 using Shorts = std::int16_t __attribute__((vector_size(16)));
 using WideShorts = std::int16_t __attribute__((vector_size(32)));
 using Bytes = std::int8_t __attribute__((vector_size(16)));
@@ -88,7 +86,8 @@ class UnitBlock {
   // hits: room for 65 after the first `kept` ones; `limit` is how many of them may be kept.
   UnitBlock(const ModelView& model, std::size_t field, bool stable_text, float* sums, Hit* hits, std::size_t kept,
             std::size_t limit) noexcept
-      : kept(kept), model_(model), sums_(sums), hits_(hits), limit_(limit), lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
+      : kept(kept), model_(model), sums_(sums), hits_(hits), limit_(limit),
+        lanes_(row_lanes(model.columns)), stride_(row_stride(model.columns)),
         ngram_salt_(field_salt(Salt::ngram, field)), quantised_(row_format(model.columns) == RowFormat::i8),
         stable_text_(stable_text) {}
 
@@ -116,14 +115,14 @@ class UnitBlock {
     }
     known_pairs += static_cast<std::uint32_t>(hit_count_) - (known - words_before);
     units += static_cast<std::uint32_t>(size_);
-    known_norm2 += add_hits();
+    add_hits();
     unknown += static_cast<std::uint32_t>(misses);
     for (std::size_t m = 0; m < misses; ++m)
       if (pending_[missed_[m]].has_ngrams) spell(pending_[missed_[m]]);
     size_ = 0;
   }
 
-  float norm2 = 0, known_norm2 = 0;
+  float norm2 = 0;
   std::uint32_t known = 0, unknown = 0;  // words
   std::uint32_t known_pairs = 0, units = 0;
   std::size_t kept;
@@ -172,14 +171,12 @@ class UnitBlock {
     look_up();
   }
 
-  // Adds the rows that were hit; returns their squared norm. They stay where they are while there is room.
-  float add_hits() noexcept {
+  // Adds the rows that were hit. They stay where they are while there is room.
+  void add_hits() noexcept {
     const Hit* fresh = hits_ + kept;
-    const float added = quantised_ ? add_i8(fresh, hit_count_, lanes_, sums_) : add_f32(fresh, hit_count_, lanes_, sums_);
-    norm2 += added;
+    norm2 += quantised_ ? add_i8(fresh, hit_count_, lanes_, sums_) : add_f32(fresh, hit_count_, lanes_, sums_);
     kept = kept + hit_count_ < limit_ ? kept + hit_count_ : limit_;
     hit_count_ = 0;
-    return added;
   }
 
   const ModelView& model_;
@@ -201,6 +198,7 @@ struct Sink {
   std::size_t& kept;
   std::size_t limit;
   Familiar& familiar;
+  float& norm2;
 
   void add(const UnitBlock& block) const noexcept {
     const std::uint32_t words = block.known + block.unknown;
@@ -208,8 +206,7 @@ struct Sink {
     familiar.unknown_words += static_cast<float>(block.unknown);
     familiar.known_pairs += static_cast<float>(block.known_pairs);
     familiar.unknown_pairs += static_cast<float>(block.units - words - block.known_pairs);
-    familiar.norm2 += block.norm2;
-    familiar.known_norm2 += block.known_norm2;
+    norm2 += block.norm2;
     kept = block.kept;
   }
 };
@@ -238,19 +235,19 @@ void add_any_text(const ModelView& model, const Sink& sink, std::size_t field, c
 }  // namespace
 
 void Scorer::begin(const ModelView* model, float* sums, bool keep) noexcept {
-  model_ = model, sums_ = sums, keep_ = keep, familiar_ = {}, kept_ = 0;
+  model_ = model, sums_ = sums, keep_ = keep, familiar_ = {}, norm2_ = 0, kept_ = 0;
   std::fill_n(sums_, row_lanes(model->columns), 0.0f);
 }
 
 void Scorer::add_text(std::size_t field, const void* text, std::size_t size, unsigned unit_bytes) noexcept {
-  const Sink sink{sums_, hits_, kept_, keep_ ? gate_hits : 0, familiar_};
+  const Sink sink{sums_, hits_, kept_, keep_ ? gate_hits : 0, familiar_, norm2_};
   if (unit_bytes != 1 || !add_ascii_text(*model_, sink, field, static_cast<const std::uint8_t*>(text), size))
     add_any_text(*model_, sink, field, text, size, unit_bytes);
 }
 
 void Scorer::finish(const float* dense, float* logits) noexcept {
   const ModelView& model = *model_;
-  const float inv = familiar_.norm2 > 0 ? 1 / std::sqrt(familiar_.norm2) : 0;
+  const float inv = norm2_ > 0 ? 1 / std::sqrt(norm2_) : 0;
   const float* sums = sums_ + (row_format(model.columns) == RowFormat::f32 ? 1 : 0);
   const std::size_t columns = model.columns;
   for (std::size_t k = 0; k < columns; ++k) logits[k] = sums[k] * inv + model.bias[k];
@@ -259,30 +256,24 @@ void Scorer::finish(const float* dense, float* logits) noexcept {
 }
 
 Evidence Scorer::evidence(std::size_t column, float sign) const noexcept {
-  const bool quantised = row_format(model_->columns) == RowFormat::i8;
-  const std::size_t at = quantised ? i8_header + column : 4 + 4 * column;
-  Evidence e;
-  for (std::size_t i = 0; i < kept_; ++i) {
-    float w = hits_[i].weight;
-    if (quantised) {
+  float w[gate_hits];
+  if (row_format(model_->columns) == RowFormat::i8) {
+    const std::size_t at = i8_header + column;
+    for (std::size_t i = 0; i < kept_; ++i) {
       float scale;
       std::memcpy(&scale, hits_[i].row, 4);
-      w *= scale * static_cast<float>(static_cast<std::int8_t>(hits_[i].row[at]));
-    } else {
-      float own;
-      std::memcpy(&own, hits_[i].row + at, 4);
-      w *= own;
+      w[i] = hits_[i].weight * scale * static_cast<float>(static_cast<std::int8_t>(hits_[i].row[at]));
     }
-    w *= sign;
-    const float up = w > 0 ? w : 0;
-    e.positive += up;
-    e.largest = up > e.largest ? up : e.largest;
-    e.squares += w * w;
-    e.positives += w > 0 ? 1.0f : 0.0f;
+  } else {
+    const std::size_t at = 4 + 4 * column;
+    for (std::size_t i = 0; i < kept_; ++i) {
+      std::memcpy(&w[i], hits_[i].row + at, 4);
+      w[i] *= hits_[i].weight;
+    }
   }
-  const float inv = familiar_.norm2 > 0 ? 1 / std::sqrt(familiar_.norm2) : 0;
-  e.positive *= inv, e.largest *= inv, e.squares *= inv * inv, e.rows = static_cast<float>(kept_);
-  return e;
+  for (std::size_t i = kept_; i % 8 != 0; ++i) w[i] = 0;
+  const float inv = norm2_ > 0 ? 1 / std::sqrt(norm2_) : 0;
+  return evidence_of(w, kept_, sign * inv);
 }
 
 float unpack_row(const ModelView& model, std::uint32_t row, float factor, float* out) {

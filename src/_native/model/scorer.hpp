@@ -40,6 +40,7 @@ class Scorer {
   float* sums_ = nullptr;
   bool keep_ = false;
   Familiar familiar_;
+  float norm2_ = 0;
   std::size_t kept_ = 0;
   Hit hits_[gate_hits + 65];  // the kept ones, then a block's
 };

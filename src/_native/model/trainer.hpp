@@ -74,7 +74,8 @@ class Trainer {
                   std::vector<RowEvidence>* evidence);
   void train_part(Part& part, std::size_t learner);
   void finish_part(Part& part);
-  std::uint32_t train(std::size_t head, std::size_t learner, std::vector<std::uint32_t> rows, Solution& solution);
+  std::uint32_t train(std::size_t head, std::size_t learner, std::vector<std::uint32_t> rows, Solution& solution,
+                      float tolerance);
   Problem problem(std::size_t head) const;
   void rescale(const Part& part);
   void work() noexcept;

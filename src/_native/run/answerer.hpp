@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 #include "../model/gate.hpp"
 #include "../model/heads.hpp"
+#include "../model/math.hpp"
 #include "../model/scorer.hpp"
 
 namespace dspex {
@@ -26,12 +28,14 @@ struct Answerer {
   const AnswerHead* heads = nullptr;
   std::size_t head_count = 0;
   const float* gate = nullptr;  // [heads, gate_floats], or none
+  float floor = -std::numeric_limits<float>::infinity();  // familiarity below which the score is 0
   float* features = nullptr;    // where a gate's features go too, [heads, gate_features]; for those who ask why
 
   std::size_t sums() const noexcept { return row_lanes(model->columns); }
 
-  // Floats of an answer: [columns] values, [heads] picks (int32), the confidence, the score (2: none).
-  std::size_t answer_floats() const noexcept { return model->columns + head_count + 2; }
+  // Floats of an answer: [columns] values, [heads] picks (int32), the confidence, the score (2: none), the
+  // familiarity (infinite: no gate).
+  std::size_t answer_floats() const noexcept { return model->columns + head_count + 3; }
 
   // texts: one a text input, in order. dense: the standardised numbers. sums: room for sums() floats.
   // False when the row holds nothing to answer from: no number, and no letter, digit or symbol.
@@ -48,24 +52,29 @@ struct Answerer {
       answer_gated(scorer, out, picks, sure);
     } else {
       sure[0] = sure[1] = answer_heads(heads, head_count, out, picks);
+      sure[2] = std::numeric_limits<float>::infinity();
     }
     return true;
   }
 
  private:
-  // sure: the least confidence and the least score of the heads.
+  // sure: the least confidence, score and familiarity of the heads.
   void answer_gated(const Scorer& scorer, float* values, std::int32_t* picks, float* sure) const noexcept {
-    sure[0] = sure[1] = 2;
+    float odds = std::numeric_limits<float>::infinity();
+    sure[0] = 2, sure[2] = odds;
     for (std::size_t h = 0; h < head_count; ++h) {
       const AnswerHead& head = heads[h];
       const Standing at = standing(head, values + head.first);
-      const float own = answer_head(head, values + head.first, picks[h]);
+      const float own = answer_head(head, &at, values + head.first, picks[h]);
       float seen[gate_features];
-      gate_features_of(at, own, scorer.evidence(head.first + at.column, at.sign), scorer.familiar(), seen);
+      const Evidence evidence = scorer.evidence(head.first + at.column, at.sign);
+      const float z = gate_log_odds(gate + h * gate_floats, at, own, evidence, scorer.familiar(), seen);
+      odds = std::min(odds, z);
+      sure[2] = std::min(sure[2], familiarity(head, at, z));
       if (features != nullptr) std::copy_n(seen, gate_features, features + h * gate_features);
       sure[0] = std::min(sure[0], own);
-      sure[1] = std::min(sure[1], gate_score(gate + h * gate_floats, seen));
     }
+    sure[1] = sure[2] < floor ? 0 : sigmoid(odds);
   }
 };
 

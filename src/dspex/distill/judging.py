@@ -29,7 +29,8 @@ class Judged:
 
     Attributes:
         natives: [rows] its outputs; None for a row that it cannot answer.
-        scores: [rows] of the gate; -inf for such a row, which no threshold lets through.
+        scores: [rows] of the gate; -inf for such a row, and for one that is unlike what was learned from (a
+            score of 0): no threshold lets it through.
         wrong: [rows] whether they disagree with the teacher's.
     """
 
@@ -37,22 +38,23 @@ class Judged:
     scores: NDArray[np.float64]
     wrong: NDArray[np.bool_]
 
-    def above(self, floor: float) -> Judged:
-        """The same, where no row with a lower score may stand."""
-        return Judged(self.natives, np.where(self.scores < floor, -np.inf, self.scores), self.wrong)
-
 
 def judge(program: Program, rows: Sequence[Trace], settings: GuaranteeSettings) -> Judged:
     """Answers the rows natively and compares."""
     agreement = Agreement(program.signature, settings.tolerance)
     found: list[Result | InputError] = program.batch([row.inputs for row in rows], on_error="collect")
     natives = [each if isinstance(each, Result) else None for each in found]
-    scores = [-np.inf if each is None or each.gate_score is None else each.gate_score for each in natives]
+    scores = [0.0 if each is None else each.gate_score or 0.0 for each in natives]
     wrong = [
         native is None or bool(agreement.wrong(native, row.answer.outputs))
         for native, row in zip(natives, rows, strict=True)
     ]
-    return Judged(list(natives), np.asarray(scores, np.float64), np.asarray(wrong, bool))
+    return Judged(list(natives), _never_at_0(scores), np.asarray(wrong, bool))
+
+
+def _never_at_0(scores: Any) -> NDArray[np.float64]:
+    found = np.asarray(scores, np.float64)
+    return np.where(found > 0, found, -np.inf)
 
 
 def held_out(program: Program, rows: Sequence[Trace]) -> Judged:
@@ -65,7 +67,7 @@ def held_out(program: Program, rows: Sequence[Trace]) -> Judged:
     Several outputs, and numbers, are known by the finished program only: its own answers stand in for them.
     """
     held = learned_held_out(program)
-    return Judged(_held_natives(program, held.picked, rows), held.scores.astype(np.float64), held.wrong)
+    return Judged(_held_natives(program, held.picked, rows), _never_at_0(held.scores), held.wrong)
 
 
 def is_one_class(signature: Signature) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,8 @@ from dspex.signature import Signature
 
 __all__ = ["Lack", "Made", "Taught", "certified", "lacking", "make", "taught"]
 
+_CROSS_FOLDS = 10  # the more, the more the models that judge are like the one that is judged
+_PICKED = ("deferred", "audit")  # by the gate: the hard ones, and the easy ones
 _ENOUGH = 200  # rows that can stand for the calls
 _POWER = 0.8  # chance of a certificate from which rows are used up for it
 _MOST = 1_000_000
@@ -145,7 +146,8 @@ def taught(
         id=id,
         gate=True,
         agree=tolerance,
-        **(fit_options or {}),
+        novelty=settings.novelty,
+        **_options(fit_options, cross=cross),
     )
     seconds = time.perf_counter() - started
     return Taught(program, rows, len(calibrate_rows) if cross else 0, seconds)
@@ -168,12 +170,10 @@ def certified(
         lesson.program, calibrate_rows, settings
     )  # fmt: skip
     slices = slices or imported(settings.slices, "guarantee.slices")
-    floor = _floor(lesson, settings)
-    able = judged.above(floor)
     groups = groups_of(judged, calibrate_rows, settings, slices)
     certificate = certify(
-        able.scores,
-        able.wrong,
+        judged.scores,
+        judged.wrong,
         agreement=settings.agreement,
         delta=delta,
         grid=_grid(lesson, len(calibrate_rows), settings, delta, groups is not None, slices, costs),
@@ -181,11 +181,10 @@ def certified(
         groups=groups,
         costs=costs_of(judged, calibrate_rows, settings, costs),
     )
-    certificate = _not_below(certificate, floor)
     if certificate.covers and certificate.coverage < settings.min_coverage:
         certificate = _too_little(certificate, settings.min_coverage)
     guarded = Guarded(lesson.program, certificate, slices)
-    return Made(guarded, _figures(lesson, guarded, calibrate_rows, judged, floor))
+    return Made(guarded, _figures(lesson, guarded, calibrate_rows, judged))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,6 @@ def lacking(lesson: Taught, count: int, settings: GuaranteeSettings, delta: floa
     seen = _like_the_calls(lesson)
     if settings.slices is not None or settings.per_class or settings.costs is not None or seen is None:
         return None if count else Lack("there are no rows that certify", None)
-    seen = seen.above(_floor(lesson, settings))
     curve = grid_of(seen.scores, seen.wrong, settings.agreement, delta, count).curve
     assert curve is not None
     needed = _needed(curve, count, 1 - settings.agreement, delta)
@@ -250,7 +248,7 @@ def _like_the_calls(lesson: Taught) -> Judged | None:
     """Held-out rows that do not certify; without deferred ones, which are the hard ones, where others do."""
     seen = held_out(lesson.program, lesson.rows)
     fitted = np.arange(len(lesson.rows)) < len(lesson.rows) - lesson.certifying
-    usual = fitted & np.array([trace.source != "deferred" for trace in lesson.rows])
+    usual = fitted & np.array([_is_usual(trace) for trace in lesson.rows])
     mask = usual if usual.sum() >= _ENOUGH else fitted
     if not np.isfinite(seen.scores[mask]).any():
         return None
@@ -266,6 +264,28 @@ def _require_held_out_answers(signature: Signature, settings: GuaranteeSettings)
             field="guarantee.method",
             hint="Take method 'split'",
         )
+
+
+def _options(given: Mapping[str, Any] | None, *, cross: bool) -> dict[str, Any]:
+    """Options of the fit.
+
+    Raises:
+        ConfigError: one that distillation decides itself.
+    """
+    options = dict(given or {})
+    for name in ("gate", "agree", "novelty"):
+        if name in options:
+            raise ConfigError(
+                f"{name!r} is not for fit_options",
+                field=name,
+                hint="novelty and tolerance are settings of the guarantee",
+            )
+    return {"folds": _CROSS_FOLDS, **options} if cross else options
+
+
+def _is_usual(trace: Trace) -> bool:
+    """Whether a row to fit on was picked without regard to how hard it is; those that certified were."""
+    return trace.role == "calibrate" or trace.source not in _PICKED
 
 
 def _example(trace: Trace, signature: Signature) -> dict[str, Any]:
@@ -299,36 +319,13 @@ def _grid(
         usual = _like_the_calls(lesson)
         if usual is None:
             return prior_grid(settings.agreement)
-        usual = usual.above(_floor(lesson, settings))
         return grid_of(usual.scores, usual.wrong, settings.agreement, delta, count)
-    seen = seen.above(_floor(lesson, settings))
     weights = costs_of(seen, lesson.rows, settings, costs)
     if not grouped:
         return grid_of(seen.scores, seen.wrong, settings.agreement, delta, count, costs=weights)
     names = groups_of(seen, lesson.rows, settings, slices)
     assert names is not None
     return grids_of(seen.scores, seen.wrong, names, settings.agreement, delta, count, costs=weights)
-
-
-def _floor(lesson: Taught, settings: GuaranteeSettings) -> float:
-    """The score below which nothing stands, for being unlike what was learned from; see `novelty`."""
-    if settings.novelty == 0:
-        return -math.inf
-    seen = _like_the_calls(lesson)
-    scores = held_out(lesson.program, lesson.rows).scores if seen is None else seen.scores
-    return float(np.float32(np.quantile(scores, settings.novelty)))
-
-
-def _not_below(certificate: Certificate, floor: float) -> Certificate:
-    """The same rows pass, and none between the floor and the lowest of them."""
-    if certificate.threshold is not None and certificate.threshold < floor:
-        return replace(certificate, threshold=floor)
-    if certificate.thresholds is None:
-        return certificate
-    raised = {
-        name: None if least is None else max(least, floor) for name, least in certificate.thresholds.items()
-    }
-    return replace(certificate, thresholds=raised)
 
 
 def _too_little(certificate: Certificate, least: float) -> Certificate:
@@ -349,14 +346,13 @@ def _figures(
     guarded: Guarded,
     rows: Sequence[Trace],
     judged: Judged,
-    floor: float,
 ) -> dict[str, Any]:
     stands = stands_of(guarded, rows, judged)
     outputs = tuple(lesson.program.signature.outputs)
     info = lesson.program.info()
     return {
         "fit_seconds": lesson.seconds,
-        "floor": floor if math.isfinite(floor) else None,
+        "floor": None if info["gate"] is None else info["gate"]["floor"],
         "rows_fit": len(lesson.rows),
         "rows_certifying": len(rows),
         "line": line(len(rows), int(stands.sum()), int((stands & judged.wrong).sum())),
@@ -365,8 +361,9 @@ def _figures(
         "per_class": per_class(
             [teacher_name(row, outputs) for row in rows], list(stands), list(judged.wrong)
         ),
-        "boundary": boundary_pairs(rows, judged.natives, judged.scores, list(stands)),
-        "reference": _reference(judged, lesson.program.signature),
+        "boundary": boundary_pairs(rows, judged.natives, np.maximum(judged.scores, 0), list(stands)),
+        # Of models that are not the one in service, scores would look like drift.
+        "reference": None if lesson.certifying else _reference(judged, lesson.program.signature),
     }
 
 
@@ -380,4 +377,4 @@ def _reference(judged: Judged, signature: Signature) -> dict[str, Any] | None:
     if is_one_class(signature):
         ((name, field),) = signature.outputs.items()
         classes = [label_group({name: each}) for each in classes_of(field) or ()]
-    return DriftReference.of(judged.scores[answered], labels, classes=classes).to_dict()
+    return DriftReference.of(np.maximum(judged.scores[answered], 0), labels, classes=classes).to_dict()

@@ -30,7 +30,7 @@ class GuaranteeSettings(Settings):
     """"split": rows that certify are used for nothing else. "cross": every row is judged by a model that did
     not see it, and the program is fitted on all of them; takes the fold models to be no better than it."""
     calibration_share: Inside = 0.2
-    """Of the labelled rows, the share that certifies ("split"); drawn by a coin for each row. In a service, the
+    """Of the labelled rows, the share that certifies ("split"); a coin for each row. In a service, the
     share of the calls before the live stage; with "cross" at least a half, as the rows teach as well."""
     per_class: StrictBool = False
     """Guarantee it within the answers of each class, too."""
@@ -41,7 +41,7 @@ class GuaranteeSettings(Settings):
     tolerance: Table[float] = Field(default_factory=Frozen)
     """Numeric output -> the difference that still agrees. A float needs one; without, an int is equal or
     not."""
-    novelty: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.05
+    novelty: Annotated[float, Field(strict=True, ge=0, le=0.5)] = 0.05
     """Of calls like the rows, the share with the lowest scores that is deferred whatever is certified: what
     is like none of them has such scores. 0: none."""
     min_coverage: Share = 0.0

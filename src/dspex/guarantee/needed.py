@@ -47,7 +47,8 @@ def rows_needed(rows: Rows, held_out: Curve | None, delta: float) -> int | None:
     search = _Search(
         float(curve.risk[best]), float(deviation[best]), rows.rate, delta, rows.costs is not None
     )
-    fresh, more = search.least((0, 0.0)), search.least(seen)
+    about = float(guess[best]) * coverage
+    fresh, more = search.least((0, 0.0), about), search.least(seen, about)
     if fresh is None or more is None:
         return None
     found = max(math.ceil(fresh / coverage) - rows.scores.size, math.ceil(more / coverage), 1)
@@ -61,15 +62,14 @@ class _Search:
         self._risk, self._deviation, self._rate, self._delta = risk, deviation, rate, delta
         self._weighted = weighted
 
-    def least(self, seen: tuple[int, float]) -> int | None:
-        """To half a per cent; seen: accepted rows so far and the sum of their losses."""
-        high = 1
+    def least(self, seen: tuple[int, float], about: float) -> int | None:
+        """To two per cent; seen: accepted rows so far and the sum of their losses; about: a guess."""
+        low, high = 0, max(1, round(about / 2))
         while not self._enough(high, seen):
-            high *= 2
+            low, high = high, 2 * high
             if high > _MOST:
                 return None
-        low = high // 2
-        while high - low > max(1, high // 200):
+        while high - low > max(1, high // 50):
             middle = (low + high) // 2
             low, high = (low, middle) if self._enough(middle, seen) else (middle, high)
         return high

@@ -33,7 +33,7 @@ Method = Literal["binomial", "bentkus", "betting"]
 
 _POINTS = 400  # thresholds of a curve
 _MOST_ROWS = 10**6
-_RESAMPLES = 48
+_RESAMPLES = 32
 _HOPE = 0.05  # power below that is none
 
 
@@ -252,7 +252,7 @@ def _best_start(curve: Curve, n: int, rate: float, delta: float) -> float:
 
 def _most_powerful(rows: Rows, curve: Curve, n: int, delta: float) -> tuple[float, Method]:
     """Start and test that certify the most rows, on average over draws of n rows from these."""
-    index = np.unique(np.linspace(0, curve.thresholds.size - 1, 20).astype(int))
+    index = np.unique(np.linspace(0, curve.thresholds.size - 1, 40).astype(int))
     thresholds, coverage = curve.thresholds[index], curve.coverage[index]
     won: dict[Method, Floats] = {"bentkus": np.zeros(index.size), "betting": np.zeros(index.size)}
     rng = np.random.default_rng(0)

@@ -146,7 +146,7 @@ def fit(
             judged(head, spec, logits, evidence, tolerance.get(head["name"], 0.0))
             for head, spec, logits, evidence in zip(metas, specs, held_out, info["evidence"], strict=True)
         ]
-        arrays["gate"], held, record = learn(heads, weights, folds)
+        arrays["gate"], held, record = learn(heads, weights, folds, settings.novelty)
         meta["gate"] = record | {"agree": tolerance}
     program = Program(bound, arrays, meta)
     program._held_out = held

@@ -1,8 +1,8 @@
 """The gate's score: how likely an answer is the teacher's, learned on rows that the models have not seen.
 
-A logistic regression over a few features of a call (`src/_native/model/gate.hpp`). Rows answered by models that
-were trained without them say how sure the answers really are; rows answered by models that were trained without
-their class stand for what belongs to no class, so that no such texts have to be collected.
+A logistic regression over a few features of a call (`src/_native/model/gate.hpp`). Rows answered by models
+that were trained without them say how sure the answers really are; rows answered by models that were trained
+without their class stand for what belongs to no class, so that no such texts have to be collected.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from dspex import _fit
 from dspex._meta import GATE_FEATURES
 from dspex.errors import ConfigError, nearest
-from dspex.learning.gate_regression import Regression, regress
+from dspex.learning.gate_regression import Regression, regress, sigmoid
 from dspex.program import Program
 from dspex.signature import Field
 
 __all__ = ["HeldOut", "held_out"]
 
 _FEWEST_CLASSES = 10  # with fewer, what is left when one goes says little of a text of no class
+_FEWEST_ROWS = 50  # with fewer, nothing is too unlike them
 _GROUPS = 4
 _NOVEL_SHARE = 0.05  # weight of all novel rows together, in that of all rows
+TOP = GATE_FEATURES.index("top")
 _PARTS = 5  # of the gate's own held-out scores
 
 
@@ -36,11 +38,13 @@ class HeldOut(NamedTuple):
         wrong: [rows] bool, whether any output differed from the example's.
         picked: [rows] int32 answered class of the first output, by its place among the output's classes; of
             several labels the likeliest, of a number -1.
+        familiarity: [rows] float32, see `Result.gate_familiarity`.
     """
 
     scores: NDArray[np.float32]
     wrong: NDArray[np.bool_]
     picked: NDArray[np.int32]
+    familiarity: NDArray[np.float32]
 
 
 def held_out(program: Program) -> HeldOut:
@@ -57,7 +61,7 @@ def held_out(program: Program) -> HeldOut:
             "this program has no held-out scores",
             field="gate",
             program=program.id,
-            hint="Only what dspex.fit(..., gate=True) returned has them; saving, loading and learning on lose them",
+            hint="Only what dspex.fit(..., gate=True) returned has them; its copies and its file have not",
         )
     return found
 
@@ -97,7 +101,7 @@ def tolerances(outputs: Mapping[str, Field], agree: Any) -> dict[str, float]:
 
 
 def with_groups(meta: Mapping[str, Any], spec: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The head's spec with its classes dealt to groups that models are trained without, where that tells something."""
+    """The head's spec with its classes dealt to groups that models are trained without, if they are many."""
     if meta["kind"] != "choice":
         return spec
     label = np.asarray(spec["targets"]).argmax(1)
@@ -110,16 +114,17 @@ def with_groups(meta: Mapping[str, Any], spec: dict[str, Any], seed: int) -> dic
 
 
 class Head(NamedTuple):
-    """What the fit knows of one output: features [rows, features] in and out of scope, and where it was wrong."""
+    """One output's features [rows, features], in and out of scope, and where it was wrong [rows]."""
 
     features: NDArray[np.float32]
     novel: NDArray[np.float32] | None
     wrong: NDArray[np.bool_]
     picked: NDArray[np.int32]
+    is_choice: bool
 
 
 def learn(
-    heads: Sequence[Head], weights: NDArray[np.float32], folds: NDArray[np.uint8]
+    heads: Sequence[Head], weights: NDArray[np.float32], folds: NDArray[np.uint8], novelty: float
 ) -> tuple[NDArray[np.float32], HeldOut, dict[str, Any]]:
     """The gate of a program.
 
@@ -127,18 +132,34 @@ def learn(
         heads: one an output.
         weights: [rows] of the examples.
         folds: [rows] fold of each row; rows with the same inputs share one.
+        novelty: share of the rows that count as unlike the others.
 
     Returns:
         (gate [3 * outputs, features], held-out scores, figures to keep).
     """
     parts = folds % _PARTS
-    scores = np.ones(len(weights), np.float32)
+    odds = np.full(len(weights), np.inf)
+    familiarity = odds.copy()
     for head in heads:
-        scores = np.minimum(scores, _cross_fitted(head, weights, parts))
+        own = _cross_fitted(head, weights, parts)
+        odds = np.minimum(odds, own)
+        familiarity = np.minimum(familiarity, own + head.features[:, TOP] if head.is_choice else own)
+    floor = _floor(familiarity[weights > 0], novelty)
+    scores = sigmoid(odds)
+    if floor is not None:
+        scores[familiarity < floor] = 0
     gate = np.vstack([_fitted(head, weights).table() for head in heads])
     wrong = np.any([head.wrong for head in heads], axis=0)
-    held = HeldOut(scores, wrong, heads[0].picked)
-    return gate, held, _figures(held, weights, any(head.novel is not None for head in heads))
+    held = HeldOut(scores.astype(np.float32), wrong, heads[0].picked, familiarity.astype(np.float32))
+    figures = _figures(held, weights, any(head.novel is not None for head in heads))
+    return gate, held, figures | {"floor": floor}
+
+
+def _floor(familiarity: NDArray[np.float64], novelty: float) -> float | None:
+    """The familiarity below which a score is 0; None: it never is, as few rows do not say what is usual."""
+    if novelty == 0 or len(familiarity) < _FEWEST_ROWS:
+        return None
+    return float(np.float32(np.quantile(familiarity, novelty)))
 
 
 def _fitted(head: Head, weights: NDArray[np.float32], rows: NDArray[np.bool_] | None = None) -> Regression:
@@ -154,14 +175,14 @@ def _fitted(head: Head, weights: NDArray[np.float32], rows: NDArray[np.bool_] | 
     )
 
 
-def _cross_fitted(head: Head, weights: NDArray[np.float32], parts: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[rows] scores, each by a gate that was fitted without the row's part."""
-    scores = np.empty(len(weights), np.float32)
+def _cross_fitted(head: Head, weights: NDArray[np.float32], parts: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[rows] log-odds of scores, each by a gate that was fitted without the row's part."""
+    odds = np.empty(len(weights))
     for part in np.unique(parts):
         own = parts == part
         others = ~own if (weights[~own] > 0).any() else own
-        scores[own] = _fitted(head, weights, others).scores(head.features[own])
-    return scores
+        odds[own] = _fitted(head, weights, others).log_odds(head.features[own])
+    return odds
 
 
 def judged(
@@ -197,7 +218,8 @@ def judged(
     novel = None
     if "novel" in evidence:
         novel = _fit.gate_features(meta, evidence["novel"], evidence["novel_evidence"])
-    return Head(_fit.gate_features(meta, logits, evidence["held_out"]), novel, np.asarray(wrong), picked)
+    features = _fit.gate_features(meta, logits, evidence["held_out"])
+    return Head(features, novel, np.asarray(wrong), picked, meta["kind"] == "choice")
 
 
 def _numbers_apart(

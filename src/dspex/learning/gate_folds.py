@@ -21,8 +21,8 @@ def near_copies(
 ) -> NDArray[np.int64]:
     """[rows] first row of the group that each row is in: rows of one stratum with mostly the same words.
 
-    Pairs are found by min-hashes of the sets of words (Broder, 1997). A group has at most a fold's share of its
-    stratum, so that every fold is left with examples of all.
+    Pairs are found by min-hashes of the sets of words (Broder, 1997). A group has at most a fold's share of
+    its stratum, so that every fold is left with examples of all.
 
     Args:
         texts: one sequence a text field.
@@ -65,7 +65,7 @@ def _min_hashes(texts: Sequence[Sequence[str]], seed: int) -> NDArray[np.int64]:
     for row in zip(*texts, strict=True):
         begins.append(len(words))
         words += [
-            ids.setdefault(word, len(ids)) for text in row for word in set(text.casefold().split())
+            ids.setdefault(word, len(ids)) for text in row for word in dict.fromkeys(text.casefold().split())
         ] or [-1]
     random = np.random.default_rng(seed)
     table = random.integers(0, _PRIME, (len(ids) + 1, _BANDS * _WIDE))

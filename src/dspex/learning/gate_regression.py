@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Regression", "regress"]
+__all__ = ["Regression", "regress", "sigmoid"]
 
 _RIDGE = 3.0
 _LOG_ODDS = 1  # the feature that is the answer's confidence
@@ -25,10 +25,10 @@ class Regression(NamedTuple):
     def table(self) -> NDArray[np.float32]:
         return np.vstack([self.weights, self.low, self.high])
 
-    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[rows] scores in [0, 1] of features [rows, features]."""
+    def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[rows] log-odds of the scores of features [rows, features]."""
         x = np.clip(features, self.low, self.high).astype(np.float64)
-        return _sigmoid(x @ self.weights.astype(np.float64)).astype(np.float32)
+        return np.asarray(x @ self.weights.astype(np.float64))
 
 
 def regress(
@@ -67,7 +67,7 @@ def _newton(
     beta = prior.copy()
     value = _loss(z, t, w, prior, beta)
     for _ in range(_ROUNDS):
-        p = _sigmoid(z @ beta)
+        p = sigmoid(z @ beta)
         gradient = z.T @ (w * (p - t)) + _RIDGE * (beta - prior)
         hessian = (z.T * (w * p * (1 - p))) @ z + _RIDGE * np.eye(len(beta))
         step = np.linalg.solve(hessian, gradient)
@@ -95,5 +95,5 @@ def _loss(
     )
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(1 / (1 + np.exp(-np.clip(x, -80, 80))))

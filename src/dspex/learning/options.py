@@ -32,6 +32,8 @@ class FitOptions:
         min_pair_df: pairs of words in fewer rows than this are left out.
         max_units: words and pairs kept at most; the rarest go first.
         gate: whether to fit the gate of `Result.score` too, which takes about twice as long.
+        novelty: with a gate, the share of the examples, the ones least like the others, that score 0; so does
+            every input that is as little like them. 0 to 0.5.
     """
 
     c: float = 1.0
@@ -48,6 +50,7 @@ class FitOptions:
     min_pair_df: int = 1
     max_units: int = 1 << 19
     gate: bool = False
+    novelty: float = 0.05
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -81,7 +84,7 @@ class FitOptions:
         return cls(**options)
 
     def for_texts(self, mean_chars: float, *, choice: bool) -> FitOptions:
-        """These options with an open `char_weight` and `char_power` settled for texts of this mean length, and `folds`.
+        """These options with an open `char_weight`, `char_power` and `folds` settled for such texts.
 
         The shorter the text, the more its n-grams must say what its words do not. In cross-validation on
         single intents (about 50 characters) heavy n-grams won, on reviews and news (100 to 250) light ones;
@@ -117,7 +120,7 @@ class FitOptions:
         return dataclasses.asdict(self)
 
 
-_FLOATS = ("c", "char_weight", "char_power", "tolerance")
+_FLOATS = ("c", "char_weight", "char_power", "tolerance", "novelty")
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("c", 1e-6, 1e6),
     ("min_n", 1, 16),
@@ -127,6 +130,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("folds", 2, 10),
     ("max_epochs", 1, 100_000),
     ("tolerance", 1e-9, 1),
+    ("novelty", 0, 0.5),
     ("min_pair_df", 1, 1 << 30),
     ("max_units", 1, 1 << 28),
 )

@@ -281,6 +281,7 @@ def rerouted(result: Result, route: Route) -> Result:
         probabilities=odds,
         confidence=result.confidence,
         score=result.gate_score,
+        familiarity=result.gate_familiarity,
         usage=result.usage,
     )
 

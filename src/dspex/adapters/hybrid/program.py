@@ -179,9 +179,9 @@ class HybridProgram:
             return None
         assert self.program is not None
         certificate = self.program.certificate
-        if all(field.kind not in ENUMERABLE for field in self.signature.outputs.values()):
-            if certificate is None or not self.policy.certified:
-                return None  # numbers have no confidence: they stand
+        numbers = all(field.kind not in ENUMERABLE for field in self.signature.outputs.values())
+        if numbers and (certificate is None or not self.policy.certified):
+            return None  # they have no confidence: they stand
         return self.policy.gate_of(certificate)
 
     # Calling
