@@ -80,6 +80,9 @@ def test_too_few_rows_are_told_before_any_is_used_up():
     assert f"{lack.rows:,} more" in lack.reason
     assert lacking(lesson, 5 + lack.rows, settings(agreement=0.95), 0.05) is None
     assert lacking(lesson, 0, settings(per_class=True), 0.05) is not None
+    hopeless = taught(TEXT, easy(400, 1, noise=1.0), [], settings())
+    assert lacking(hopeless, 589, settings(agreement=0.95), 0.05) is not None
+    assert lacking(hopeless, 590, settings(agreement=0.95), 0.05) is None  # so many are tried in any case
 
 
 def test_without_certifying_rows_nothing_is_made():
@@ -174,6 +177,7 @@ def test_numbers_agree_within_their_tolerance():
         rows.append(trace(" ".join(words), stars, "stars"))
     made = make(signature, rows[:450], rows[450:], settings(tolerance={"stars": 1}))
     assert made.certificate.coverage > 0.8
+    assert made.figures["reference"]["counts"] is None  # numbers are no classes
     result = made.program.predict({"text": "w5 w5 w5"})
     assert abs(result.stars - 5) <= 1
     with pytest.raises(ConfigError, match="no numeric output"):
@@ -203,11 +207,13 @@ def test_a_guarded_program_is_pickled_whole():
     assert again.certificate == made.certificate
 
 
-def test_blank_texts_are_never_answered():
+@pytest.mark.parametrize("method", ["split", "cross"])
+def test_blank_texts_are_neither_learned_from_nor_answered(method):
     rows = [*easy(300, 2), trace("  ", "open")]
-    made = make(TEXT, easy(300, 1), rows, settings())
+    made = make(TEXT, [trace("", "lost"), *easy(300, 1)], rows, settings(method=method))
     assert made.certificate.rows == 301
-    assert made.certificate.accepted <= 300
+    assert 200 < made.certificate.accepted <= 300
+    assert made.figures["rows_fit"] == (600 if method == "cross" else 300)
 
 
 def test_agreement_compares_by_type():

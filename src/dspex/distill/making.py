@@ -17,6 +17,7 @@ from dspex.distill.judging import Judged, costs_of, groups_of, held_out, is_one_
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.trace import Trace
 from dspex.errors import ConfigError, InputError
+from dspex.guarantee.binomial import rows_without_errors
 from dspex.guarantee.certificate import Certificate
 from dspex.guarantee.certify import certify, delta_of, grid_of, grids_of, prior_grid
 from dspex.guarantee.planning import Curve, power_at
@@ -31,6 +32,7 @@ __all__ = ["Lack", "Made", "Taught", "certified", "lacking", "make", "taught"]
 _CROSS_FOLDS = 10  # the more, the more the models that judge are like the one that is judged
 _PICKED = ("deferred", "audit")  # by the gate: the hard ones, and the easy ones
 _ENOUGH = 200  # rows that can stand for the calls
+_TRIED = 10  # times the rows that certify if none is wrong
 _POWER = 0.8  # chance of a certificate from which rows are used up for it
 _MOST = 1_000_000
 
@@ -135,7 +137,8 @@ def taught(
     cross = settings.method == "cross"
     if cross:
         _require_held_out_answers(signature, settings)
-    rows = (*fit_rows, *calibrate_rows) if cross else tuple(fit_rows)
+    certifying = [trace for trace in calibrate_rows if _says_something(trace)] if cross else []
+    rows = (*filter(_says_something, fit_rows), *certifying)
     started = time.perf_counter()
     program = fit(
         signature,
@@ -150,7 +153,7 @@ def taught(
         **_options(fit_options, cross=cross),
     )
     seconds = time.perf_counter() - started
-    return Taught(program, rows, len(calibrate_rows) if cross else 0, seconds)
+    return Taught(program, rows, len(certifying), seconds)
 
 
 def certified(
@@ -166,9 +169,10 @@ def certified(
     if not calibrate_rows:
         raise InputError("there are no rows that certify", hint="Label some calls that are not learned from")
     delta = settings.delta if version is None else delta_of(settings.delta, version)
-    judged = _cross_judged(lesson, settings) if lesson.certifying else judge(
-        lesson.program, calibrate_rows, settings
-    )  # fmt: skip
+    if lesson.certifying:
+        judged = _cross_judged(lesson, calibrate_rows)
+    else:
+        judged = judge(lesson.program, calibrate_rows, settings)
     slices = slices or imported(settings.slices, "guarantee.slices")
     groups = groups_of(judged, calibrate_rows, settings, slices)
     certificate = certify(
@@ -204,8 +208,11 @@ def lacking(lesson: Taught, count: int, settings: GuaranteeSettings, delta: floa
     """What `count` certifying rows lack to certify something with a chance of 80 %; None: nothing.
 
     Looks at held-out rows of the fit only. So certifying rows are not used up for nothing, and whether they
-    are used does not depend on what they say.
+    are used does not depend on what they say. Held-out rows can be too dark a picture, of many texts that are
+    nearly the same for instance: a large number of certifying rows is tried in any case.
     """
+    if count >= _TRIED * rows_without_errors(1 - settings.agreement, delta):
+        return None
     seen = _like_the_calls(lesson)
     if settings.slices is not None or settings.per_class or settings.costs is not None or seen is None:
         return None if count else Lack("there are no rows that certify", None)
@@ -294,11 +301,20 @@ def _example(trace: Trace, signature: Signature) -> dict[str, Any]:
     return {name: row[name] for name in (*signature.inputs, *signature.outputs) if name in row}
 
 
-def _cross_judged(lesson: Taught, settings: GuaranteeSettings) -> Judged:
-    """The certifying rows as models judged them that did not see them."""
+def _cross_judged(lesson: Taught, calibrate_rows: Sequence[Trace]) -> Judged:
+    """The certifying rows as models judged them that did not see them; blank ones are never answered."""
     whole = held_out(lesson.program, lesson.rows)
+    able = np.array([_says_something(trace) for trace in calibrate_rows])
     part = slice(len(lesson.rows) - lesson.certifying, None)
-    return Judged(whole.natives[part], whole.scores[part], whole.wrong[part])
+    answers = iter(whole.natives[part])
+    scores, wrong = np.full(len(able), -np.inf), np.ones(len(able), bool)
+    scores[able], wrong[able] = whole.scores[part], whole.wrong[part]
+    return Judged([next(answers) if good else None for good in able], scores, wrong)
+
+
+def _says_something(trace: Trace) -> bool:
+    """Whether a row can be learned from: not one whose inputs are blank texts, which the teacher answers."""
+    return not all(isinstance(value, str) and not value.strip() for value in trace.inputs.values())
 
 
 def _grid(
@@ -372,7 +388,9 @@ def _reference(judged: Judged, signature: Signature) -> dict[str, Any] | None:
     answered = [at for at, native in enumerate(judged.natives) if native is not None]
     if not answered:
         return None
-    labels = [label_group(native) for native in judged.natives if native is not None]
+    labels: list[str] | None = None
+    if not any(field.kind in ("int", "float") for field in signature.outputs.values()):
+        labels = [label_group(native) for native in judged.natives if native is not None]
     classes: Sequence[Any] = ()
     if is_one_class(signature):
         ((name, field),) = signature.outputs.items()
