@@ -13,7 +13,7 @@ import pytest
 from dspex.distill import jobs
 from dspex.distill.learner import Lesson
 from dspex.distill.live import LiveProgram
-from dspex.distill.store import Store, VersionRecord
+from dspex.distill.store import Event, Store, VersionRecord
 from dspex.distill.tutor import rows_wanted
 from dspex.errors import InternalError
 from dspex.guarantee.drift import DriftReference
@@ -117,6 +117,7 @@ def test_a_restart_knows_of_the_last_try(store: Store, started: list[FakeJob]) -
     with LiveProgram(store, Planted(), learning(), seed=1) as live:
         serve(live, rows(60, seed=1))
         live._tick()
+        store.record(Event(time.time(), "learning waits", "learner", "too few rows", {}, {}))
     with LiveProgram(store, Planted(), learning(), seed=1) as live:
         assert live.status()["learning"]["rows_until_next"] == 60
         live._tick()

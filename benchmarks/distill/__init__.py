@@ -1,0 +1,1 @@
+"""What distillation reaches: see `python -m benchmarks.distill --help`."""
