@@ -63,6 +63,7 @@ def teaching(says: Callable[[Request], Any] = answers, **lm: Any) -> Iterator[LM
 
 #: Settings under which COUNT rows do.
 FAST: Mapping[str, Any] = {
+    "stage": "live",
     "agreement": 0.9, "calibration_share": 0.4, "progress": False, "threads": 1, "max_epochs": 10,
 }  # fmt: skip
 

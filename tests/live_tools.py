@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import dspex
+from dspex.distill.agreement import imported
+from dspex.distill.guarded import Guarded
 from dspex.distill.live import LiveProgram
+from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.store import State, Store, VersionRecord
+from dspex.distill.terms import terms_of
 from dspex.distill.trace import Answer
 from dspex.guarantee.certificate import Certificate
 from dspex.signature import Signature
@@ -96,15 +100,23 @@ def certificate(threshold: float | None = 0.9, agreement: float = 0.95, **change
     )  # fmt: skip
 
 
-def add_version(store: Store, *, parent: int | None = None, refused: bool = False, **changes: Any) -> int:
-    """Puts a version into a home, as learning would."""
+def add_version(
+    store: Store, *, parent: int | None = None, refused: bool = False, slices: str | None = None,
+    figures: Mapping[str, Any] | None = None, **changes: Any,
+) -> int:  # fmt: skip
+    """Puts a version into a home, as learning would; by slices, in its file too."""
     number = store.next_version()
-    program().save(store.version_path(number))
     given = certificate(**({"threshold": None, "reason": "too few rows"} if refused else {}) | changes)
+    function = imported(slices, "slices")
+    saved = program() if function is None else Guarded(program(), given, function).to_save()
+    saved.save(store.version_path(number))
+    if slices is not None:
+        terms = terms_of(GuaranteeSettings.of({"agreement": given.agreement, "slices": slices}))
+        figures = {"terms": terms, **(figures or {})}
     store.add_version(
         VersionRecord(
             number, time.time(), store.version_path(number).name, "refused" if refused else "ready",
-            parent=parent, certificate=given.to_dict(),
+            parent=parent, certificate=given.to_dict(), figures=figures or {},
         ),
         [],
     )  # fmt: skip

@@ -13,6 +13,8 @@ import pytest
 from dspex import demo
 from dspex.cli.main import main
 from dspex.distill import lifecycle
+from dspex.distill.settings import GuaranteeSettings
+from dspex.distill.terms import terms_of
 from dspex.distill.trace import Answer, Trace
 from report_tools import HOSTILE, add_audits, add_traces, add_version, open_home, parsed, served_home
 
@@ -243,6 +245,19 @@ def test_learn_makes_a_version_that_can_be_promoted(run, tmp_path):
     assert len(facts["classes"]) == 12
     assert facts["guarantee"]["curve"]
     assert run("report", "home").code == 0
+
+
+def test_learn_goes_by_what_the_home_keeps(run, tmp_path):
+    taught_home(tmp_path / "home", 0.4)
+    with open_home(tmp_path / "home") as store:
+        store.keep_guarantee(terms_of(GuaranteeSettings.of({"agreement": 0.9, "delta": 0.1})), ("label",))
+    facts = run("learn", "home", "--agreement", "0.8", "--json").json()
+    assert (facts["outcome"], facts["certificate"]["agreement"]) == ("made", 0.8)
+    assert "0.9 is wanted" in facts["weaker"]
+    with open_home(tmp_path / "home", read_only=True) as store:
+        terms = store.version(1).figures["terms"]
+    assert (terms["agreement"], terms["delta"]) == (0.8, 0.1)
+    assert "nothing to promote" in failure(run("promote", "home", "--reason", "all the same"))
 
 
 def test_learn_says_what_is_missing(run, tmp_path):

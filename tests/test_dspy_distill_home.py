@@ -269,7 +269,7 @@ def test_reports(server: LMServer) -> None:
     assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     assert DistillReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     text = str(report)
-    assert "at least 0.9 agree with the labels, with confidence 0.95" in text
+    assert "at least 0.9 agree with the labels, with confidence 0.97" in text
     assert text.count("Assumption:") >= 3
     assert "  card_lost: " in text
     for damage in (None, {}, report.to_dict() | {"more": 1}):

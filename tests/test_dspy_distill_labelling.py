@@ -247,3 +247,58 @@ def test_killed_while_it_labels(tmp_path: Path) -> None:
             fast.close()
     with Store.open(home, SIGNATURE) as store:
         assert store.counts()["answers"] == COUNT
+
+
+def test_equal_calls_are_asked_once_and_each_of_them_certifies(tmp_path: Path) -> None:
+    """A text that is a third of the calls weighs a third of the certificate, and not as one row."""
+    home = tmp_path / "home"
+    often = dspy.Example(text=SURE).with_inputs("text")
+    given = [one for row in rows() for one in (row, row, often)]
+    different = {row.text for row in given}
+    with teaching() as server:
+        fast = Distill(home=home, **FAST).compile(dspy.Predict(TASK), trainset=given)
+        fast.close()
+        assert server.count == len(different)
+        with Store.open(home) as store:
+            counts = store.counts()
+            calls = sum(trace.count for trace in store.traces())
+            same = [trace for trace in store.traces("calibrate") if trace.inputs["text"] == SURE]
+        assert calls == len(given)
+        assert counts["calibrate"] == pytest.approx(0.4 * len(given), rel=0.25)
+        assert len(same) == pytest.approx(0.4 * COUNT, rel=0.35)  # each with a coin of its own
+        assert fast.report().rows["calibrate"] == counts["calibrate"]
+        again = Distill(home=home, **FAST).compile(dspy.Predict(TASK), trainset=given)
+        again.close()
+        assert server.count == len(different)
+        assert again.report().cost["known"] == len(given)
+        with Store.open(home) as store:
+            assert sum(trace.count for trace in store.traces()) == len(given)
+
+
+def test_a_row_that_has_certified_only_teaches_in_another_home(tmp_path: Path) -> None:
+    with teaching():
+        Distill(home=tmp_path / "a", **FAST).compile(dspy.Predict(TASK), trainset=rows()).close()
+        with Store.open(tmp_path / "a") as store:
+            traces = list(store.traces())
+        used = sum(trace.used_by is not None for trace in traces)
+        assert used > 0
+        second = Distill(home=tmp_path / "b", **FAST).compile(dspy.Predict(TASK), traces=traces)
+        second.close()
+        with Store.open(tmp_path / "b") as store:
+            certifying = {trace.inputs["text"] for trace in store.traces("calibrate")}
+        assert not certifying & {trace.inputs["text"] for trace in traces if trace.used_by is not None}
+
+
+def test_a_weaker_guarantee_is_not_told_as_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    with teaching():
+        weak = Distill(home=tmp_path, **{**FAST, "agreement": 0.7}).compile(
+            dspy.Predict(TASK), trainset=rows()
+        )
+        weak.close()
+        assert weak.report().covers
+        strict = Distill(home=tmp_path, **{**FAST, "agreement": 0.999}).compile(
+            dspy.Predict(TASK), trainset=rows()
+        )
+        strict.close()
+        assert not strict.report().covers
+        assert route(strict(text=SURE)) == "dspy"

@@ -19,6 +19,7 @@ from dspex.distill.learner import keep, learn
 from dspex.distill.making import certified, taught
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, Store
+from dspex.distill.terms import terms_of, wanted_of, weaker
 from dspex.errors import CallTimeoutError, ConfigError, InternalError, ResourceError
 from dspex.program import load
 from dspex.signature import Signature
@@ -145,6 +146,97 @@ def test_after_a_breach_only_later_rows_certify_and_old_ones_teach_only_if_they_
         program = load(store.version_file(lesson.version))
         assert program.predict({"text": "open hours today"}).label == "refund"
         assert store.version(lesson.version).rows_fit < 400  # the old rows say otherwise, and were left
+
+
+def breached(store, at):
+    """What a watch does in another process."""
+    state = store.state()
+    breach = {"at": at, "reason": "it shows", "rows": store.counts()["rows"]}
+    watch = {**state.watch, "breach": breach, "last_breach": breach}
+    store.move(state.revision, replace(state, stage="shadow", watch=watch), Event(at, "breach", "watch", ""))
+
+
+def test_a_breach_while_a_version_is_made_retires_it(tmp_path, monkeypatch):
+    with filled(tmp_path) as store:
+        learn(store, settings())
+        lifecycle.adopt(store, 1, "user:test", "go")
+        add(store, 0, 300, seed=4)
+
+        def late(*given, **options):
+            made = certified(*given, **options)
+            breached(store, 2000.0)
+            return made
+
+        monkeypatch.setattr("dspex.distill.learner.certified", late)
+        lesson = learn(store, settings())
+        assert (lesson.outcome, lesson.version) == ("outdated", 2)
+        assert "breached while" in lesson.reason
+        assert store.version(2).status == "retired"
+        assert store.version(2).certificate["reason"] == lesson.reason
+
+
+def test_a_version_from_before_a_breach_never_follows_it(tmp_path):
+    with filled(tmp_path) as store:
+        learn(store, settings())
+        lifecycle.adopt(store, 1, "user:test", "go")
+        add(store, 0, 400, seed=4)
+        assert learn(store, settings()).outcome == "made"  # held, say: nobody adopts it
+        assert lifecycle.newer_version(store, store.state()).number == 2
+        breached(store, 2000.0)
+        assert lifecycle.newer_version(store, store.state()) is None
+
+
+def test_settings_that_are_not_said_are_those_that_the_home_keeps(tmp_path):
+    with filled(tmp_path) as store:
+        store.keep_guarantee(
+            terms_of(settings(guarantee={"agreement": 0.8, "delta": 0.1}).guarantee), ["label"]
+        )
+        assert learn(store).outcome == "made"
+        terms = store.version(1).figures["terms"]
+        assert (terms["agreement"], terms["delta"]) == (0.8, 0.1)
+        assert store.version(1).certificate["agreement"] == 0.8
+        add(store, 0, 300, seed=4)
+        assert learn(store, {"guarantee": {"agreement": 0.7}}).outcome != "waiting"
+        terms = store.version(2).figures["terms"]
+        assert (terms["agreement"], terms["delta"]) == (0.7, 0.1)
+        assert weaker(store.version(2), wanted_of(store))
+
+
+def test_a_weaker_version_in_service_keeps_no_stricter_one_out(tmp_path):
+    with filled(tmp_path, fit=600, calibrate=600) as store:
+        learn(store, settings(guarantee={"agreement": 0.5}))
+        lifecycle.adopt(store, 1, "user:test", "go")
+        add(store, 0, 300, seed=4)
+        lesson = learn(store, settings(guarantee={"agreement": 0.9, "novelty": 0.4}))
+        assert (lesson.outcome, lesson.version) == ("made", 2)
+        assert "compared" not in store.version(2).figures
+
+
+def test_a_running_version_by_slices_is_compared_by_them(tmp_path):
+    sliced = settings(guarantee={"agreement": 0.9, "slices": "test_learner:length"})
+    with filled(tmp_path, fit=600, calibrate=600) as store:
+        assert learn(store, sliced).outcome == "made"
+        lifecycle.adopt(store, 1, "user:test", "go")
+        add(store, 0, 300, seed=4)
+        learn(store, sliced)
+        assert store.version(2).figures["compared"]["running"]["coverage"] > 0.5
+
+
+def length(inputs):
+    return "long" if len(inputs["text"]) > 22 else "short"
+
+
+def test_outputs_that_were_left_out_are_not_tried_again(tmp_path):
+    rng = np.random.default_rng(0)
+    with Store.open(tmp_path, Signature.of("text -> label, mood")) as store:
+        for row in easy(600, 3):
+            outputs = {**row.answer.outputs, "mood": str(rng.integers(3))}
+            role = "fit" if rng.random() < 0.5 else "calibrate"
+            store.add([replace(row, role=role, answer=replace(row.answer, outputs=outputs))])
+        assert learn(store, settings()).outcome == "waiting"  # nobody can tell the mood
+        store.keep_guarantee(terms_of(settings().guarantee), ["label"])
+        assert learn(store).outcome == "made"
+        assert list(load(store.version_file(1)).signature.outputs) == ["label"]
 
 
 def test_the_newest_rows_are_learned_from(tmp_path):

@@ -96,19 +96,19 @@ def test_it_starts_when_there_are_enough_rows(store: Store, started: list[FakeJo
         assert not started
         assert live.status()["learning"] == {"running": False, "last": None, "rows_until_next": 10}
         serve(live, rows(40, seed=2))
-        live._tick()
+        live._auditor._tick()
         assert len(started) == 1
         assert live.status()["learning"]["running"] is True
         event = next(event for event in store.events() if event.kind == "learning started")
         assert (event.by, event.reason) == ("rule", "enough new rows have come")
         serve(live, rows(200, seed=3))
-        live._tick()
+        live._auditor._tick()
         assert len(started) == 1, "one at a time"
         assert live.learn() is False
         started[0].code = 0
-        live._tick()
+        live._auditor._tick()
         assert live.status()["learning"]["last"]["outcome"] == "waiting"
-        live._tick()
+        live._auditor._tick()
         assert len(started) == 2, "the rows have doubled since"
     assert started[1].killed
 
@@ -116,11 +116,11 @@ def test_it_starts_when_there_are_enough_rows(store: Store, started: list[FakeJo
 def test_a_restart_knows_of_the_last_try(store: Store, started: list[FakeJob]) -> None:
     with LiveProgram(store, Planted(), learning(), seed=1) as live:
         serve(live, rows(60, seed=1))
-        live._tick()
+        live._auditor._tick()
         store.record(Event(time.time(), "learning waits", "learner", "too few rows", {}, {}))
     with LiveProgram(store, Planted(), learning(), seed=1) as live:
         assert live.status()["learning"]["rows_until_next"] == 60
-        live._tick()
+        live._auditor._tick()
     assert len(started) == 1
 
 
@@ -136,7 +136,7 @@ def test_it_starts_after_a_breach(store: Store, started: list[FakeJob]) -> None:
         before = store.counts()["rows"]
         assert live.status()["learning"]["rows_until_next"] == 50
         serve(live, rows(60, seed=2))
-        live._tick()
+        live._auditor._tick()
         assert len(started) == 1
         event = [event for event in store.events() if event.kind == "learning started"][-1]
         assert event.reason == "the version in service breached"

@@ -217,13 +217,18 @@ def test_an_enum_comes_back_as_its_members(tmp_path: Path) -> None:
             assert [audit.wrong for audit in store.audits(1)] == [False]
 
 
-def test_what_redact_drops_is_answered_and_compared_all_the_same(tmp_path: Path) -> None:
+def test_what_redact_drops_is_always_the_teachers(tmp_path: Path) -> None:
+    teacher = Planted()
     with home(tmp_path, redact=lambda inputs: None) as store:
         add_version(store)
-        with LiveProgram(store, Planted(), settings(audit_share=1.0), seed=1) as live:
+        with LiveProgram(store, teacher, settings(audit_share=1.0), seed=1) as live:
             live.promote("test", "live")
             for inputs in rows(20):
-                assert live.predict(inputs).label == told(inputs["text"])
+                answer = live.predict(inputs)
+                assert (answer.label, answer.route) == (told(inputs["text"]), "dspy")
+            assert "nothing is kept" in answer.route.reason
+            assert [each.label for each in live.batch(rows(20))] == [told(row["text"]) for row in rows(20)]
             assert live.flush()
+            assert len(teacher.asked) == 40
             assert not list(store.traces())
-            assert {audit.trace for audit in store.audits(1)} == {None}
+            assert not list(store.audits(1))

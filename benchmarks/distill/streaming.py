@@ -27,7 +27,7 @@ from dspex.distill.store import Store
 SET = "banking77"
 SHOWN = (500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 7000, 8000)
 COMPARED = (2000, 6000, 8000)
-AUDITS = (0.02, 0.1)
+AUDITS = (0.05, 0.2)
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,21 @@ _LABEL = 13
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("home", metavar="HOME", help="the directory of a distilled program")
     parser.add_argument(
-        "--agreement", type=float, metavar="SHARE", help="guaranteed share of agreeing answers (default 0.95)"
+        "--agreement",
+        type=float,
+        metavar="SHARE",
+        help="guaranteed share of agreeing answers (default: as the home keeps it, else 0.95)",
     )
     parser.add_argument(
-        "--delta", type=float, metavar="CHANCE", help="chance that a guarantee fails (default 0.05)"
+        "--delta",
+        type=float,
+        metavar="CHANCE",
+        help="chance that a guarantee fails (default: as the home keeps it, else 0.05)",
     )
     parser.add_argument(
-        "--method", choices=["split", "cross"], help="how rows are used to certify (default split)"
+        "--method",
+        choices=["split", "cross"],
+        help="how rows are used to certify (default: as the home keeps it, else split)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the fit (default 0)")
     parser.add_argument(
@@ -40,11 +48,13 @@ def run(args: argparse.Namespace) -> None:
     from dspex.distill.learner import learn
     from dspex.distill.settings import DistillSettings
     from dspex.distill.store import Store
+    from dspex.distill.terms import wanted_of, weaker
 
     settings = DistillSettings.of(_settings(args))
     with Store.open(args.home, settings=settings.store, create=False) as store:
         lesson = learn(store, settings, seed=args.seed)
         record = None if lesson.version is None else store.version(lesson.version)
+        wanted = wanted_of(store)
     facts = lesson.to_dict()
     if record is not None:
         certificate = record.certificate
@@ -53,6 +63,7 @@ def run(args: argparse.Namespace) -> None:
             "rows_fit": record.rows_fit,
             "rows_calibrate": record.rows_calibrate,
             "seconds": record.seconds,
+            "weaker": None if wanted is None else weaker(record, wanted),
         }
     if args.json:
         output.print_json(facts)
@@ -71,6 +82,8 @@ def _print(facts: dict[str, Any]) -> None:
         output.pair("coverage", words.percent(facts["certificate"].get("coverage")), _LABEL)
         output.pair("took", words.duration(facts["seconds"]), _LABEL)
     output.pair("because", output.shorten(words.visible(facts["reason"]), 600), _LABEL)
+    if facts.get("weaker"):
+        output.pair("not used", f"the home guarantees more: {facts['weaker']}", _LABEL)
     if facts["rows_needed"]:
         output.pair("missing", f"about {facts['rows_needed']:,} certifying rows", _LABEL)
 

@@ -9,13 +9,16 @@ from typing import Any
 from dspex.errors import ConfigError, nearest
 from dspex.signature import Signature
 
-__all__ = ["Agreement", "Cost", "Slice", "imported"]
+__all__ = ["A_FUNCTION", "Agreement", "Cost", "Slice", "imported"]
 
 #: The name of the slice that a call belongs to, from its inputs.
 Slice = Callable[[Mapping[str, Any]], str]
 
 #: What a native answer costs beside the teacher's, in [0, 1]: cost(inputs, native outputs, teacher's).
 Cost = Callable[[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]], float]
+
+#: Stands in a home for a function that no "module:function" names.
+A_FUNCTION = "(a function)"
 
 
 class Agreement:
@@ -71,6 +74,11 @@ def imported(what: str | None, setting: str) -> Callable[..., Any] | None:
     """
     if what is None:
         return None
+    if what == A_FUNCTION:
+        raise ConfigError(
+            "the home's guarantee has a function that cannot be imported by a name",
+            field=setting, hint='Give it as "package.module:function"',
+        )  # fmt: skip
     module, _, name = what.partition(":")
     try:
         found = import_module(module)

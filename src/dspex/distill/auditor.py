@@ -84,6 +84,12 @@ class Auditor:
         with self._changed:
             return self._changed.wait_for(lambda: self._taken == 0, timeout)
 
+    def end(self) -> None:
+        """Takes no more jobs; those that wait, and a last tick, come before the thread ends by itself."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
     def close(self, timeout: float) -> int:
         """Takes no more jobs, runs those that wait, ticks a last time, and ends the thread.
 
@@ -93,10 +99,8 @@ class Auditor:
         Returns:
             jobs that were dropped.
         """
-        with self._changed:
-            self._closing = True
-            thread = self._thread
-            self._changed.notify_all()
+        self.end()
+        thread = self._thread
         if thread is None or thread is threading.current_thread():
             return 0
         thread.join(timeout)

@@ -38,8 +38,8 @@ def run_batch(
 
 def _answered(engine: Engine, plan: Plan, rows: list[Mapping[str, Any]], concurrency: int) -> list[Any]:
     natives: list[Any] = [None] * len(rows)
-    if plan.guarded is not None:
-        found = plan.guarded.program.batch(rows, on_error="collect")
+    if plan.batch is not None:
+        found = plan.batch(rows)
         natives = [each if isinstance(each, Result) else None for each in found]
     outcomes: list[Any] = [None] * len(rows)
     waiting: list[tuple[int, Future[Any]]] = []

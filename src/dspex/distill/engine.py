@@ -16,6 +16,7 @@ from dspex.distill.coins import CALIBRATE, NATIVE, SAMPLE
 from dspex.distill.hooks import log
 from dspex.distill.keeper import Keeper
 from dspex.distill.plan import Plan
+from dspex.distill.redacted import Withheld, of_redacted
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Audit, Store
 from dspex.distill.tally import Costs
@@ -71,10 +72,10 @@ class Engine:
         costs: Costs,
         clock: Callable[[], float],
     ) -> None:
-        self.auditor, self.costs = auditor, costs
-        self._store, self._teacher, self._keeper, self._clock = store, teacher, keeper, clock
+        self.auditor, self.keeper, self.costs = auditor, keeper, costs
+        self._store, self._teacher, self._clock = store, teacher, clock
         self._signature = store.signature
-        self._cost = imported(settings.guarantee.costs, "guarantee.costs")
+        self._cost = of_redacted(store, imported(settings.guarantee.costs, "guarantee.costs"))
         self._random = random.Random()
         self.closed = False
 
@@ -136,7 +137,7 @@ class Engine:
             try:
                 result = plan.native(inputs)
             except InputError as error:
-                if not is_beyond_native(self._signature, inputs):
+                if not isinstance(error, Withheld) and not is_beyond_native(self._signature, inputs):
                     raise
                 reason = error.message
         stands = result is not None and self._stands(plan, result, inputs)
@@ -290,4 +291,4 @@ class Engine:
         )  # fmt: skip
         self._store.add_audits([audit])
         plan.tally.note(compared=1, disagreed=wrong)
-        self._keeper.look()
+        self.keeper.look()

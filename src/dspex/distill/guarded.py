@@ -25,9 +25,11 @@ class Guarded:
         certificate: as `certify` gave it.
         threshold: the one threshold on the score, inf where nothing may stand; None where there is one for
             each group.
+        by: what the groups are: "class" or "slice"; None where there are none. Those of a certificate by
+            slices stand only where the function is at hand.
     """
 
-    __slots__ = ("_groups", "_slices", "certificate", "program", "threshold")
+    __slots__ = ("_groups", "_slices", "by", "certificate", "program", "threshold")
 
     def __init__(self, program: Program, certificate: Certificate, slices: Slice | None = None) -> None:
         self.program = program
@@ -35,10 +37,13 @@ class Guarded:
         self._slices = slices
         self._groups: dict[str, float] | None = None
         self.threshold: float | None = _NEVER if certificate.threshold is None else certificate.threshold
+        self.by = _by(program, certificate, slices)
         if certificate.thresholds is not None:
             self.threshold = None
             given = certificate.thresholds.items()
             self._groups = {name: _NEVER if least is None else least for name, least in given}
+            if self.by == "slice" and slices is None:
+                self._groups = {}  # a class of a slice's name says nothing of the slice
 
     def stands(self, result: Result, inputs: Mapping[str, Any]) -> bool:
         """Whether a native answer may stand."""
@@ -56,15 +61,22 @@ class Guarded:
 
     def group(self, result: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         """The group of an answer that is guaranteed by itself: its slice, or its class."""
-        return label_group(result) if self._slices is None else str(self._slices(inputs))
+        return str(self._slices(inputs)) if self.by == "slice" and self._slices else label_group(result)
 
     def to_save(self) -> Program:
         """The program with its certificate in its file, for who serves it without a home."""
         given = self.certificate
         names = ("agreement", "delta", "method", "threshold", "thresholds", "rows", "coverage", "reason")
         summary = {name: getattr(given, name) for name in names}
-        by = None if given.thresholds is None else "class" if self._slices is None else "slice"
-        return self.program.with_certificate({**summary, "by": by})
+        return self.program.with_certificate({**summary, "by": self.by})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Guarded, (self.program, self.certificate, self._slices)
+
+
+def _by(program: Program, certificate: Certificate, slices: Slice | None) -> str | None:
+    """What the groups of a certificate are: its file says so; of a new one, the function does."""
+    if certificate.thresholds is None:
+        return None
+    saved = (program.certificate or {}).get("by")
+    return str(saved) if saved else "class" if slices is None else "slice"

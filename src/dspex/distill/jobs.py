@@ -86,9 +86,9 @@ class Job:
     def close(self) -> None:
         """Ends it, and lets go of what it said."""
         self.kill()
-        with self._reading:
-            self._output.close()
-            self._errors.close()
+        with self._reading:  # somebody may wait, and is told what came of it
+            if self._found is None:
+                self._found = self._outcome()
 
 
 def start(store: Store, settings: DistillSettings) -> Job:

@@ -30,6 +30,7 @@ class Keeper:
 
     Attributes:
         plan: that calls follow; replaced whole.
+        closed: whether the program has ended.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Keeper:
         self._seed, self._clock = seed, clock
         self._lock = threading.RLock()
         self.hooks = Hooks()
+        self.closed = False
         self._newer: int | None = None
         self._old: list[tuple[float, Plan]] = []
         self._past: dict[str, float] = {}
@@ -53,8 +55,12 @@ class Keeper:
         self._drifted: int | None = None
         for trace in store.traces(newest=_LATELY):
             costs.add(*(_each(cost, trace.count) for cost in (trace.answer.usd, trace.answer.seconds)))
+        if costs.medians() == (None, None):
+            costs.add(*_usual(store))
         self.plan = plan_of(store, store.state(), settings, seed)
         self.monitor = self._monitor(self.plan)
+        if self.plan.weaker is not None:
+            self._step()  # said, and seen by all, before the first call
 
     # Moving
 
@@ -76,7 +82,9 @@ class Keeper:
 
     def _step(self) -> bool:
         state = self.plan.state
-        move = next_move(state, self.monitor.evidence(self._newer), self._settings.lifecycle)
+        move = next_move(
+            state, self.monitor.evidence(self._newer, self.plan.weaker), self._settings.lifecycle
+        )
         if move is None:
             return False
         try:
@@ -95,7 +103,7 @@ class Keeper:
             self._follow()
             newest = self._newest_event()
             if newest != self._looked:  # each change of the versions is an event; reading them takes longer
-                found = lifecycle.newer_version(self._store, self.plan.state)
+                found = lifecycle.newer_version(self._store, self.plan.state, self._settings.guarantee)
                 self._newer, self._looked = (None if found is None else found.number), newest
 
     def _newest_event(self) -> int:
@@ -198,6 +206,7 @@ class Keeper:
     def close(self) -> None:
         """No call is answered at once from now on."""
         with self._lock:
+            self.closed = True
             self.plan = replace(self.plan, fast=None)
 
     def reborn(self) -> None:
@@ -222,6 +231,16 @@ class Keeper:
 def _add(sums: dict[str, float], values: Mapping[str, float]) -> None:
     for name, value in values.items():
         sums[name] = sums.get(name, 0) + value
+
+
+def _usual(store: Store) -> tuple[float | None, float | None]:
+    """(US dollars, seconds) of an answer: the mean of all that a home has counted; None: not known."""
+    sums: dict[str, float] = {}
+    for each in store.usage():
+        _add(sums, each.counts)
+    answers = sums.get("asked", 0.0) + sums.get("audited", 0.0) - sums.get("failed", 0.0)
+    usd, seconds = sums.get("usd", 0.0), sums.get("seconds", 0.0)
+    return (usd / answers if answers and usd else None, seconds / answers if answers and seconds else None)
 
 
 def _each(cost: float | None, count: int) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,18 +12,25 @@ from dspex.distill.comparing import compared
 from dspex.distill.curriculum import Curriculum, curriculum
 from dspex.distill.guarded import Guarded
 from dspex.distill.judging import held_out
+from dspex.distill.lifecycle import outdated
 from dspex.distill.making import Made, Taught, certified, lacking, taught
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, State, Store, VersionRecord
 from dspex.distill.task import learned_signature
+from dspex.distill.terms import kept_settings, terms_of, weaker
 from dspex.errors import InputError
 from dspex.guarantee.certificate import Certificate
 from dspex.guarantee.certify import delta_of
 from dspex.program import load
 
-__all__ = ["Lesson", "keep", "learn"]
+__all__ = ["Lesson", "keep", "learn", "waits"]
 
-Outcome = Literal["made", "refused", "kept", "waiting"]
+_OUTDATED = (
+    "the version in service breached while this one was learned: it was certified on calls from before that, "
+    "and of the calls since nothing follows"
+)
+
+Outcome = Literal["made", "refused", "kept", "outdated", "waiting"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +39,9 @@ class Lesson:
 
     Attributes:
         outcome: "made": a certified version is ready; "refused": one was made and nothing can be guaranteed
-            of it; "kept": one was made, and the version in service covers more on the same rows; "waiting":
-            there are too few rows, and none was used up.
+            of it; "kept": one was made, and the version in service covers more on the same rows; "outdated":
+            one was made, and a breach that was noticed meanwhile came after rows that certified it;
+            "waiting": there are too few rows, and none was used up.
         reason: a sentence.
         version: its number; None while waiting.
         rows_needed: how many more certifying rows would do; None: not known, or none is needed.
@@ -50,7 +58,11 @@ class Lesson:
 
 
 def learn(
-    store: Store, settings: DistillSettings, *, seed: int = 0, fit_options: Mapping[str, Any] | None = None
+    store: Store,
+    settings: DistillSettings | Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    fit_options: Mapping[str, Any] | None = None,
 ) -> Lesson:
     """Makes a version from the traces of a home, and stores it with its certificate in one step.
 
@@ -60,7 +72,8 @@ def learn(
 
     Args:
         store: of the home.
-        settings: what is to be guaranteed, and how many rows are looked at.
+        settings: what is to be guaranteed, and how many rows are looked at. What they do not say of the
+            guarantee is as the home keeps it.
         seed, fit_options: of the fit.
 
     Raises:
@@ -68,6 +81,7 @@ def learn(
         SignatureError: the signature cannot be answered natively.
         ConfigError: settings that do not fit the signature.
     """
+    settings = kept_settings(store, settings)
     with store.learning():
         state, number = store.state(), store.next_version()
         started = time.perf_counter()
@@ -76,12 +90,12 @@ def learn(
         try:
             lesson = _taught(store, rows, settings, name, seed, fit_options)
         except InputError as error:
-            return _waits(store, f"there is nothing to learn from yet: {error.message}")
+            return waits(store, f"there is nothing to learn from yet: {error.message}")
         short = lacking(
             lesson, len(rows.fresh), settings.guarantee, delta_of(settings.guarantee.delta, number)
         )
         if short is not None:
-            return _waits(store, short.reason, short.rows)
+            return waits(store, short.reason, short.rows)
         made = certified(
             lesson,
             rows.fresh,
@@ -100,30 +114,37 @@ def keep(
     state: State,
     settings: DistillSettings,
     seconds: float,
+    functions: Collection[str] = (),
 ) -> Lesson:
     """Stores a version that has been made: its file first, then all else in one transaction.
 
     To be called while `store.learning()` is held.
+
+    Args:
+        functions: as of `terms_of`.
     """
     number = store.next_version()
     certificate, figures = made.certificate, dict(made.figures)
+    figures |= {"terms": terms_of(settings.guarantee, functions), "sampled_from": _oldest(rows)}
     outcome, reason = ("made" if certificate.covers else "refused"), certificate.reason
-    running = None if state.version is None or rows.breach is not None else _running(store, state.version)
+    running = None if rows.breach is not None else _running(store, state.version, settings)
     if running is not None:
         figures["compared"] = compared(
             figures["line"], running, rows.fresh, settings.guarantee, number=state.version or 0
         )
         if certificate.covers and (worse := _worse(figures["compared"], settings.guarantee.agreement)):
             outcome, reason = "kept", worse
+    if outcome == "made" and outdated(figures, store.state()):
+        outcome, reason = "outdated", _OUTDATED
     path = store.version_path(number)
     made.guarded.to_save().save(path)
     record = VersionRecord(
         number=number,
         created=time.time(),
         file=path.name,
-        status={"made": "ready", "refused": "refused", "kept": "retired"}[outcome],  # type: ignore[arg-type]
+        status={"made": "ready", "refused": "refused"}.get(outcome, "retired"),  # type: ignore[arg-type]
         parent=state.version,
-        certificate=certificate.to_dict() | ({"reason": reason} if outcome == "kept" else {}),
+        certificate=certificate.to_dict() | ({} if reason == certificate.reason else {"reason": reason}),
         figures=figures,
         rows_fit=figures["rows_fit"],
         rows_calibrate=figures["rows_certifying"],
@@ -171,9 +192,17 @@ def _errors(lesson: Taught, wanted: set[int]) -> float:
     return sum(wrong) / max(1, len(wrong))
 
 
-def _running(store: Store, number: int) -> Guarded:
-    record = store.version(number)
-    return Guarded(load(store.version_file(number)), Certificate.from_dict(record.certificate))
+def _running(store: Store, number: int | None, settings: DistillSettings) -> Guarded | None:
+    """The version in service, if it guarantees what is wanted."""
+    if number is None or weaker(record := store.version(number), settings.guarantee):
+        return None
+    slices = imported(settings.guarantee.slices, "guarantee.slices")
+    return Guarded(load(store.version_file(number)), Certificate.from_dict(record.certificate), slices)
+
+
+def _oldest(rows: Curriculum) -> float | None:
+    """When the oldest of the rows that certify was asked."""
+    return min((trace.at for trace in rows.fresh), default=None)
 
 
 def _worse(found: Mapping[str, Any], agreement: float) -> str | None:
@@ -189,7 +218,8 @@ def _worse(found: Mapping[str, Any], agreement: float) -> str | None:
     )
 
 
-def _waits(store: Store, reason: str, needed: int | None = None) -> Lesson:
+def waits(store: Store, reason: str, needed: int | None = None) -> Lesson:
+    """Notes that there are too few rows, and how many more would do."""
     after = {} if needed is None else {"rows_needed": needed}
     store.record(Event(time.time(), "learning waits", "learner", reason, {}, after))
     return Lesson("waiting", reason, None, needed)

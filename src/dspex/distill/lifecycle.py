@@ -8,14 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dspex.distill.rules import STAGES, Move, first_stage, rank
-from dspex.distill.settings import LifecycleSettings
+from dspex.distill.settings import GuaranteeSettings, LifecycleSettings
 from dspex.distill.store.records import Event, Stage, State
+from dspex.distill.terms import wanted_of, weaker
 from dspex.errors import ConfigError, ProgramError, nearest
 
 if TYPE_CHECKING:
     from dspex.distill.store import Store, VersionRecord
 
-__all__ = ["adopt", "apply", "demote", "hold", "newer_version", "promote", "release", "rollback"]
+__all__ = ["adopt", "apply", "demote", "hold", "newer_version", "outdated", "promote", "release", "rollback"]
 
 # Keys of State.watch:
 #   served: the highest version that has been in service; checks, errors: since the last move, see Evidence;
@@ -44,7 +45,8 @@ def promote(
         at: seconds since the epoch; now when left out.
 
     Raises:
-        ProgramError: there is no certified version, or it stands as far on already.
+        ProgramError: there is no certified version, it guarantees less than the home keeps, or it stands as
+            far on already.
         ConfigError: no such stage.
         ResourceError: another process moved in the meantime; retryable.
     """
@@ -103,7 +105,8 @@ def rollback(store: Store, by: str, reason: str, *, at: float | None = None) -> 
     The version that is left is not adopted again by itself; `adopt` does it.
 
     Raises:
-        ProgramError: there is no previous version, or it has been retired.
+        ProgramError: there is no previous version, it has been retired, or guarantees less than the home
+            keeps.
         ResourceError: as `promote`.
     """
     state = store.state()
@@ -136,7 +139,8 @@ def adopt(
     live), and is watched from the start.
 
     Raises:
-        ProgramError: no such version, one that is not certified, or the one that is in service.
+        ProgramError: no such version, one that is not certified or guarantees less than the home keeps, or
+            the one that is in service.
         ResourceError: as `promote`.
     """
     state = store.state()
@@ -185,8 +189,11 @@ def apply(store: Store, state: State, move: Move, watch: Mapping[str, Any], at: 
     seen = replace(state, watch=dict(watch))
     if move.kind == "adopt":
         assert move.version is not None
-        record = _usable(store, move.version)
+        record = _ready(store, move.version)
         return _adopted(store, seen, record, move.stage, move.by, move.reason, at)
+    if move.kind == "withdraw":
+        again = _recounted(seen.watch)
+        return _moved(store, seen, "withdrawn", move.by, move.reason, at, stage=move.stage, watch=again)
     if move.kind == "breach":
         breach = {"at": at, "reason": move.reason, "rows": store.counts()["rows"]}
         noted = _recounted(seen.watch) | {"breach": breach, "last_breach": breach}
@@ -195,11 +202,34 @@ def apply(store: Store, state: State, move: Move, watch: Mapping[str, Any], at: 
     return _moved(store, seen, "promoted", move.by, move.reason, at, stage=move.stage, watch=again)
 
 
-def newer_version(store: Store, state: State) -> VersionRecord | None:
-    """The newest certified version, if it has not been in service yet."""
+def newer_version(
+    store: Store, state: State, wanted: GuaranteeSettings | None = None
+) -> VersionRecord | None:
+    """The newest certified version that has not been in service yet and may be.
+
+    Not one whose guarantee is weaker than what is wanted, and not one that was certified on calls from before
+    the last breach.
+
+    Args:
+        wanted: None: what the home keeps.
+    """
+    wanted = wanted or wanted_of(store)
     served = max(int(state.watch.get("served", 0)), state.version or 0)
-    ready = [each for each in store.versions() if each.status == "ready" and each.number > served]
-    return max(ready, key=lambda each: each.number, default=None)
+    for each in reversed(store.versions()):
+        if each.number <= served:
+            return None
+        if each.status != "ready" or outdated(each.figures, state):
+            continue
+        if wanted is None or weaker(each, wanted) is None:
+            return each
+    return None
+
+
+def outdated(figures: Mapping[str, Any], state: State) -> bool:
+    """Whether a version was certified on calls from before the last breach, by its figures."""
+    breach: Mapping[str, Any] | None = state.watch.get("last_breach")
+    sampled = figures.get("sampled_from")
+    return breach is not None and sampled is not None and float(sampled) < float(breach["at"])
 
 
 def _adopted(
@@ -238,6 +268,18 @@ def _shown(state: State) -> dict[str, Any]:
 
 
 def _usable(store: Store, number: int) -> VersionRecord:
+    """A version that is ready and guarantees what the home keeps."""
+    record, wanted = _ready(store, number), wanted_of(store)
+    reason = None if wanted is None else weaker(record, wanted)
+    if reason is not None:
+        raise ProgramError(
+            f"version {number} guarantees less than the home: {reason}",
+            hint="Learn another one, or serve the home with settings that ask for what this one guarantees",
+        )
+    return record
+
+
+def _ready(store: Store, number: int) -> VersionRecord:
     records = {each.number: each for each in store.versions()}
     record = records.get(number)
     if record is None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Self
 
 from dspex.distill import lifecycle
@@ -21,6 +23,7 @@ from dspex.distill.status import status_of
 from dspex.distill.store import Event, Stage, Store
 from dspex.distill.tally import Costs
 from dspex.distill.teacher import Teacher
+from dspex.distill.terms import keep_terms, kept_settings
 from dspex.distill.tutor import Tutor
 from dspex.errors import InputError
 from dspex.result import Result
@@ -37,12 +40,17 @@ class LiveProgram:
 
     Threads and event loops may share it. Other processes may serve the same home; what one of them moves, the
     others notice within about a second. After a fork the child goes on with coins, counters and a background
-    thread of its own.
+    thread of its own. One that is dropped without `close` ends its thread by itself; one that is there at the
+    end of the process is closed then.
+
+    A version that guarantees less than the settings ask for does not answer: it goes back to shadow, with an
+    event. Over a store with `redact`, native answers are from redacted inputs, as they were certified.
 
     Args:
         store: the home; closed by who opened it, after the program.
         teacher: answers where the native program does not; None: such calls are refused.
-        settings: None for the defaults.
+        settings: None for the defaults. What they do not say of the guarantee is as the home keeps it; what
+            they say of it the home keeps from then on.
         seed: of the coins; None: from the system.
         clock: seconds since the epoch.
 
@@ -62,7 +70,8 @@ class LiveProgram:
     ) -> None:
         self.store = store
         self.signature = store.signature
-        self.settings = DistillSettings.of(settings)
+        self.settings = kept_settings(store, settings)
+        keep_terms(store, self.settings, settings)
         costs = Costs()
         self._clock = clock
         self._keeper = Keeper(store, self.settings, costs, seed=seed, clock=clock)
@@ -72,16 +81,15 @@ class LiveProgram:
         self._engine = Engine(store, teacher, self.settings, self._keeper, self._auditor, costs, clock)
         self._closed = False
         children.add(self)
-        atexit.register(self.close)
+        # Neither pins the program: services come and go in tests and notebooks, and not all are closed.
+        self._at_exit = partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)  # after what the store has there, so it runs before that
+        self._dropped = weakref.finalize(self, _let_go, self._engine, self._at_exit)
+        self._dropped.atexit = False
         self._auditor.start()
 
     def _new_auditor(self) -> Auditor:
-        return Auditor(self._tick, interval=_TICK, room=_ROOM)
-
-    def _tick(self) -> None:
-        self._keeper.tick()
-        self._tutor.tick(self._keeper.plan.state)
-        self._keeper.tell()
+        return Auditor(partial(_tick, self._keeper, self._tutor), interval=_TICK, room=_ROOM)
 
     # Calls
 
@@ -233,7 +241,8 @@ class LiveProgram:
         dropped = self._auditor.close(timeout)
         if dropped:
             log.warning("%d audits were dropped at the end", dropped)
-        atexit.unregister(self.close)
+        atexit.unregister(self._at_exit)
+        self._dropped.detach()
         children.discard(self)
 
     def _in_child(self) -> None:
@@ -256,3 +265,25 @@ class LiveProgram:
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.close)
+
+
+def _tick(keeper: Keeper, tutor: Tutor) -> None:
+    keeper.tick()
+    if keeper.closed:
+        tutor.close()  # of a program that was dropped
+    tutor.tick(keeper.plan.state)
+    keeper.tell()
+
+
+def _close(program: weakref.ref[LiveProgram]) -> None:
+    found = program()
+    if found is not None:
+        found.close()
+
+
+def _let_go(engine: Engine, at_exit: Callable[[], None]) -> None:
+    """Of a program that nobody has any more. Waits for nothing: this runs wherever memory is collected."""
+    atexit.unregister(at_exit)
+    engine.closed = True
+    engine.keeper.closed = True
+    engine.auditor.end()

@@ -49,8 +49,8 @@ class Monitor:
                 self._errors += audit.wrong
         return came
 
-    def evidence(self, newer: int | None) -> Evidence:
-        """For the rules."""
+    def evidence(self, newer: int | None, weaker: str | None = None) -> Evidence:
+        """For the rules; see `Evidence` for the arguments."""
         alarm = str(self._watch) if self._watch.alarmed else None
         return Evidence(
             self._checks,
@@ -59,6 +59,7 @@ class Monitor:
             alarm,
             bool(self._kept.get("breach")),
             newer,
+            weaker,
         )
 
     def saved(self) -> dict[str, Any]:

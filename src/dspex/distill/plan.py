@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from dspex.distill.agreement import Agreement, imported
 from dspex.distill.coins import Coins
 from dspex.distill.guarded import Guarded
+from dspex.distill.redacted import Redacted, of_redacted
+from dspex.distill.rules import rank
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import State, Store, VersionRecord
 from dspex.distill.tally import Tally
+from dspex.distill.terms import weaker
 from dspex.guarantee.certificate import Certificate
 from dspex.guarantee.drift import DriftReference, DriftWatch
 from dspex.program import Program, load
@@ -41,6 +45,8 @@ class Plan:
         agreement: compares answers with the teacher's.
         drift: watches the inputs; None where the version has no reference.
         samples: native answers that wait for `drift`.
+        batch: answers many rows natively, with an InputError in the place of one that it cannot.
+        weaker: why the version guarantees less than the settings ask for: none of its answers is a reply.
     """
 
     state: State
@@ -53,6 +59,8 @@ class Plan:
     agreement: Agreement | None = None
     drift: DriftWatch | None = None
     samples: deque[Result] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    batch: Callable[[list[Mapping[str, Any]]], list[Any]] | None = None
+    weaker: str | None = None
 
 
 def plan_of(
@@ -63,24 +71,34 @@ def plan_of(
     Args:
         before: the plan that it replaces; of the same version, the program and its drift are kept.
 
+    A version that guarantees less than the settings ask for answers nothing, until it has been moved back to
+    shadow, where it is compared only.
+
     Raises:
         ModelFileError: the version's file is missing or damaged.
     """
     if state.version is None:
         return without_version(state, settings, seed)
-    coins = _coins(state, settings, seed)
-    kept = before if before is not None and before.state.version == state.version else None
     record = store.version(state.version)
+    lack = weaker(record, settings.guarantee)
+    if lack is not None and rank(state.stage) > rank("shadow"):
+        return replace(without_version(state, settings, seed), weaker=lack)  # until it has been moved back
+    coins = _coins(state, settings, seed)
+    same = before is not None and before.guarded is not None and before.state.version == state.version
+    kept = before if same else None
     guarded = _guarded(store, record, state, settings, kept)
     program, threshold = guarded.program, guarded.threshold
+    native = Redacted(store, program) if store.redacts else program
     return Plan(
         state, coins, Tally(coins),
-        fast=program.predict if state.stage == "live" and threshold is not None else None,
-        native=program.predict,
+        fast=native.predict if state.stage == "live" and threshold is not None else None,
+        native=native.predict,
         threshold=math.inf if threshold is None else threshold,
         guarded=guarded,
         agreement=Agreement(program.signature, settings.guarantee.tolerance),
         drift=_drift(record, settings) if kept is None else kept.drift,
+        batch=partial(native.batch, on_error="collect"),
+        weaker=lack,
     )  # fmt: skip
 
 
@@ -111,7 +129,7 @@ def _guarded(
     route = Route("native", reason=f"version {record.number}, {state.stage}: the gate lets it through")
     signature = _with_enums(program.signature, store.signature)
     certificate = Certificate.from_dict(record.certificate)
-    slices = imported(settings.guarantee.slices, "guarantee.slices")
+    slices = of_redacted(store, imported(settings.guarantee.slices, "guarantee.slices"))
     return Guarded(Program(signature, program._arrays, program._meta, route), certificate, slices)
 
 

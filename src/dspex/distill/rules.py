@@ -26,6 +26,7 @@ class Evidence:
         alarm: what the watch found, in words; None while it has not alarmed.
         breached: whether the alarm has been acted upon.
         newer: a certified version that has not been in service yet; None: there is none.
+        weaker: why the version in service guarantees less than the settings ask for; None: it does not.
     """
 
     checks: int = 0
@@ -34,6 +35,7 @@ class Evidence:
     alarm: str | None = None
     breached: bool = False
     newer: int | None = None
+    weaker: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,13 @@ class Move:
     """A step of the lifecycle.
 
     Attributes:
-        kind: "promote", "adopt" or "breach".
+        kind: "promote", "adopt", "breach" or "withdraw".
         stage, version: where it leads.
         by: "rule" or "watch".
         reason: a sentence.
     """
 
-    kind: Literal["promote", "adopt", "breach"]
+    kind: Literal["promote", "adopt", "breach", "withdraw"]
     stage: Stage
     version: int | None
     by: str
@@ -57,18 +59,21 @@ class Move:
 def next_move(state: State, evidence: Evidence, settings: LifecycleSettings) -> Move | None:
     """The move that the rules ask for; None: all stays as it is.
 
-    A breach comes first and is never held up. A newer version takes over, then a version moves on by one
+    A breach comes first and is never held up; nor is a version that guarantees too little left where it
+    answers. A newer version takes over, then a version moves on by one
     stage; both only while the program is not held and `settings.automatic` is set. A version that has
-    breached moves on no more by itself.
+    breached, or guarantees too little, moves on no more by itself.
     """
     if evidence.alarm is not None and not evidence.breached:
         return Move("breach", min(state.stage, "shadow", key=rank), state.version, "watch", evidence.alarm)
+    if evidence.weaker is not None and rank(state.stage) > rank("shadow"):
+        return Move("withdraw", "shadow", state.version, "rule", evidence.weaker)
     if state.held or not settings.automatic:
         return None
     if evidence.newer is not None:
         stage = first_stage(state, settings)
         return Move("adopt", stage, evidence.newer, "rule", f"version {evidence.newer} is certified")
-    if evidence.alarm is not None:
+    if evidence.alarm is not None or evidence.weaker is not None:
         return None  # what has breached goes nowhere: a newer version has to come
     return _forward(state, evidence, settings)
 

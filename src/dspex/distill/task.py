@@ -19,9 +19,10 @@ def with_outputs(signature: Signature, outputs: Iterable[str]) -> Signature:
 
 
 def learned_signature(store: Store) -> Signature:
-    """The home's signature with the outputs that its newest certified version learned; all where none is.
+    """The home's signature with the outputs that its newest certified version learned.
 
-    Which outputs are left to the teacher is decided when a program is compiled.
+    Where there is none, with those that the home keeps as learned, or else all. Which outputs are left to the
+    teacher is decided when a program is compiled.
 
     Raises:
         ModelFileError: the version's file is missing or damaged.
@@ -29,4 +30,5 @@ def learned_signature(store: Store) -> Signature:
     for record in reversed(store.versions()):
         if record.status == "ready":
             return with_outputs(store.signature, load(store.version_file(record.number)).signature.outputs)
-    return store.signature
+    kept = store.learned_outputs()
+    return with_outputs(store.signature, kept) if kept else store.signature

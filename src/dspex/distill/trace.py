@@ -50,7 +50,7 @@ class Trace:
     inputs: Mapping[str, Any]
     answer: Answer
     role: Role = "fit"
-    source: str = "deferred"
+    source: str = "given"
     at: float = 0.0
     count: int = 1
     id: int | None = None

@@ -10,11 +10,12 @@ from typing import Any
 from dspex.distill.hooks import log
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, State, Store
-from dspex.errors import DspexError, ProgramError
+from dspex.errors import DspexError, ProgramError, ResourceError
 
 __all__ = ["Tutor", "rows_wanted"]
 
 STARTED, FAILED = "learning started", "learning failed"
+_ENDS = {"version made", "version refused", "learning waits", FAILED}
 _LOOK_BACK = 1000  # events
 
 
@@ -61,7 +62,8 @@ class Tutor:
     def tick(self, state: State) -> None:
         """Looks after the process that learns, and starts one that is due."""
         self._collect()
-        if self._job is None and self._settings.learning.automatic and self.rows_left(state) == 0:
+        free = self._job is None and not self._closed  # the last tick comes after the end
+        if free and self._settings.learning.automatic and self.rows_left(state) == 0:
             why = (
                 "the version in service breached"
                 if state.watch.get("breach")
@@ -144,7 +146,29 @@ class Tutor:
 
 
 def _tried(store: Store) -> int:
+    """Rows that there were at the last try; 0: there was none.
+
+    A try that ended with the service, and of which nothing came, was none: it is made again. But only once,
+    because it may be what the service died of.
+    """
+    ended, cut = False, None
     for event in reversed(store.events(limit=_LOOK_BACK)):
-        if event.kind == STARTED:
-            return int(event.after.get("rows", 0))
+        ended |= event.kind in _ENDS
+        if event.kind != STARTED:
+            continue
+        rows = int(event.after.get("rows", 0))
+        if ended or _is_learned(store):
+            return rows
+        if cut is not None:
+            return cut
+        cut = rows
     return 0
+
+
+def _is_learned(store: Store) -> bool:
+    """Whether some process learns now."""
+    try:
+        with store.learning():
+            return False
+    except ResourceError:
+        return True

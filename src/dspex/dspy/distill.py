@@ -58,7 +58,8 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
             answer.
         home: directory of the store, in which answers are kept as they come: after a crash, compile again
             with the same home. None: in memory.
-        stage: that the program starts in: "shadow", "canary" or "live".
+        stage: that the program and its later versions start in: "shadow", "canary" or "live". None: "live"
+            without a home; with one as `settings` say, by default a first version in "shadow".
         confirm: is given an `Estimate` of the cost once the first rows are labelled; False stops there.
         settings: further settings: {"lifecycle": {...}, "learning": {...}, "store": {...}}.
         num_threads, max_errors: of labelling; None: those of `dspy.settings`.
@@ -90,7 +91,7 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         signature: Any = None,
         samples: int = 1,
         home: str | os.PathLike[str] | None = None,
-        stage: str = "live",
+        stage: str | None = None,
         confirm: Callable[[Estimate], bool] | None = None,
         settings: Mapping[str, Any] | None = None,
         num_threads: int | None = None,
@@ -141,7 +142,7 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         Raises:
             ConfigError: one is out of range, or does not exist.
         """
-        if self.stage not in _STAGES:
+        if self.stage is not None and self.stage not in _STAGES:
             raise ConfigError(
                 f"unknown stage {self.stage!r}", field="stage", hint=nearest(str(self.stage), _STAGES)
             )
@@ -151,7 +152,9 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
                 raise ConfigError(
                     f"settings has no {name!r}", field="settings", hint=nearest(str(name), _GROUPS)
                 )
-        lifecycle = {"start": self.stage, "refit_start": self.stage, **given.get("lifecycle", {})}
+        stage = "live" if self.stage is None and self.home is None else self.stage
+        begins = {} if stage is None else {"start": stage, "refit_start": stage}
+        lifecycle = {**begins, **given.get("lifecycle", {})}
         learning = {"automatic": self.home is not None, **given.get("learning", {})}
         guarantee = {
             "agreement": self.agreement,
@@ -163,7 +166,7 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
             "novelty": self.novelty,
             "slices": importable(self.slices),
             "costs": importable(self.costs),
-            "tolerance": dict(self.tolerance or {}),
+            "tolerance": self.tolerance or {},
         }
         groups = given | {"lifecycle": lifecycle, "learning": learning, "guarantee": guarantee}
         found: DistillSettings = DistillSettings.of(groups)

@@ -14,14 +14,15 @@ from dspex.distill import lifecycle
 from dspex.distill.agreement import Agreement, imported
 from dspex.distill.curriculum import Curriculum, curriculum
 from dspex.distill.guarded import Guarded
-from dspex.distill.learner import keep
+from dspex.distill.learner import keep, waits
 from dspex.distill.making import Lack, Made, Taught, certified, lacking, taught
 from dspex.distill.store import Event, Store
 from dspex.distill.task import with_outputs
+from dspex.distill.terms import terms_of, weaker
 from dspex.distill.trace import Answer, Role, Trace
 from dspex.distill.tutor import STARTED
 from dspex.dspy.distilled import Distilled
-from dspex.dspy.labelling import Budget, Labelled, label
+from dspex.dspy.labelling import Budget, Labelled, label, stored_rows
 from dspex.dspy.native_part import bound
 from dspex.dspy.outlook import DistillReport
 from dspex.dspy.rows import Row, input_key, raw_inputs, read_rows, refuse_shared
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Distilling"]
 
 _LABELS, _TRACES, _TEACHER = "labels", "traces", "teacher"
+_PICKED = ("deferred", "audit")  # by a gate: such calls are harder, or easier, than others
 _BY = "user:Distill"
 
 
@@ -137,8 +139,14 @@ class Distilling:
         roles: list[Role] = []
         for row in rows:
             certifies = coins.random() < guarantee.calibration_share or guarantee.method == "cross"
-            given = row.trace is not None and row.trace.role == "calibrate"
-            roles.append("calibrate" if (certifies or given) and not has_valset else "fit")
+            trace = row.trace
+            if trace is not None and trace.used_by is not None:
+                certifies = False  # each row once
+            elif trace is not None and trace.role == "calibrate":
+                certifies = True
+            elif trace is not None and trace.source in _PICKED:
+                certifies = False
+            roles.append("calibrate" if certifies and not has_valset else "fit")
         return roles
 
     def _answered(
@@ -170,11 +178,14 @@ class Distilling:
 
     def _store_own(self, own: Sequence[tuple[Row, Role]], store: Any) -> int:
         """Rows that need nobody's answer, unless an earlier run has stored them."""
-        known = {row.key for row, _ in own if store.has_answer(row.inputs) is not None}
+        stored, known = stored_rows(store), 0
         traces = []
         for row, role in own:
             self.taught_by.add(_LABELS if row.trace is None else _TRACES)
-            if row.key in known:
+            count = 1 if row.trace is None else row.trace.count
+            if stored.get(row.key, 0) >= count:
+                stored[row.key] -= count
+                known += 1
                 continue
             if row.trace is None:
                 traces.append(Trace(row.inputs, Answer(dict(row.labels)), role, "labels", time.time()))
@@ -184,13 +195,15 @@ class Distilling:
             else:
                 traces.append(dataclasses.replace(row.trace, role=role))
         store.add(traces)
-        return sum(row.key in known for row, _ in own)
+        return known
 
     # --- the version ---
 
     def _made(self, task: Task, teacher: ModuleTeacher, store: Store, done: Labelled) -> Distilled:
-        rows = self._in_order(curriculum(store, self.settings.learning, store.state()))
-        made = self._version(task, store, rows)
+        with store.learning(wait=True):  # another one's lesson uses rows up
+            rows = self._in_order(curriculum(store, self.settings.learning, store.state()))
+            made = self._version(task, store, rows)
+        self._keep_terms(task, store, made)
         guarded = None if made.made is None else made.made.guarded
         number = made.number
         if guarded is None or not guarded.certificate.covers or number is None:
@@ -202,8 +215,17 @@ class Distilling:
         part.report = report
         if guarded is not None:
             part.guarded = Guarded(bound(guarded.program, task.signature), guarded.certificate, part.slices)
-        self._serve(distilled, store, teacher, number)
+        self._serve(distilled, store, teacher, made.number)
         return distilled
+
+    def _keep_terms(self, task: Task, store: Store, made: _Version) -> None:
+        """For whoever serves or learns in this home later."""
+        functions = [
+            name for name in ("slices", "costs")
+            if getattr(self.options, name) is not None and getattr(self.settings.guarantee, name) is None
+        ]  # fmt: skip
+        outputs = [name for name in task.candidates if name not in made.lost]
+        store.keep_guarantee(terms_of(self.settings.guarantee, functions), outputs, by=_BY)
 
     def _in_order(self, rows: Curriculum) -> Curriculum:
         """The same, whichever answers came first: the same seed gives the same program."""
@@ -222,32 +244,38 @@ class Distilling:
         options, guarantee = self.options, self.settings.guarantee
         if not rows.fresh and store.versions():
             return _Version(reason="there are no new rows to certify with")
-        with store.learning(wait=True):
-            number, started = store.next_version(), time.perf_counter()
-            if self._unwatched() is None:
-                count = {"rows": store.counts()["rows"]}
-                store.record(Event(time.time(), STARTED, _BY, "a program is compiled", {}, count))
-            try:
-                signature = with_outputs(task.signature, task.candidates)
-                lost = hopeless(signature, rows.fit_rows or rows.fresh, guarantee, options)
-                lesson = taught(
-                    with_outputs(signature, [name for name in task.candidates if name not in lost]),
-                    rows.fit_rows, rows.fresh, guarantee, seed=options.seed, threads=options.threads,
-                    fit_options=options.options,
-                )  # fmt: skip
-            except InputError as error:
-                return _Version(reason=f"nothing can be learned from these rows: {error.message}")
-            if lost and not rows.fit_rows:
-                self.notes.append("Which outputs are learned was decided on the rows that certify, too.")
-            short = self._lacking(lesson, len(rows.fresh), number)
-            if short is not None:
-                return _Version(reason=short.reason, needed=short.rows, lost=lost)
-            made = certified(
-                lesson, rows.fresh, guarantee, version=number, slices=self._function("slices"),
-                costs=self._function("costs"),
+        number, started = store.next_version(), time.perf_counter()
+        if self._unwatched() is None:
+            count = {"rows": store.counts()["rows"]}
+            store.record(Event(time.time(), STARTED, _BY, "a program is compiled", {}, count))
+        try:
+            signature = with_outputs(task.signature, task.candidates)
+            lost = hopeless(signature, rows.fit_rows or rows.fresh, guarantee, options)
+            lesson = taught(
+                with_outputs(signature, [name for name in task.candidates if name not in lost]),
+                rows.fit_rows, rows.fresh, guarantee, seed=options.seed, threads=options.threads,
+                fit_options=options.options,
             )  # fmt: skip
-            kept = keep(store, made, rows, store.state(), self.settings, time.perf_counter() - started)
+        except InputError as error:
+            return self._waiting(store, f"nothing can be learned from these rows: {error.message}")
+        if lost and not rows.fit_rows:
+            self.notes.append("Which outputs are learned was decided on the rows that certify, too.")
+        short = self._lacking(lesson, len(rows.fresh), number)
+        if short is not None:
+            return self._waiting(store, short.reason, short.rows, lost)
+        made = certified(
+            lesson, rows.fresh, guarantee, version=number, slices=self._function("slices"),
+            costs=self._function("costs"),
+        )  # fmt: skip
+        kept = keep(store, made, rows, store.state(), self.settings, time.perf_counter() - started)
         return _Version(made, kept.reason, kept.rows_needed, number if kept.outcome == "made" else None, lost)
+
+    def _waiting(
+        self, store: Store, reason: str, needed: int | None = None, lost: Mapping[str, str] | None = None
+    ) -> _Version:
+        if self._unwatched() is None:
+            waits(store, reason, needed)
+        return _Version(reason=reason, needed=needed, lost=lost or {})
 
     def _lacking(self, lesson: Taught, count: int, number: int) -> Lack | None:
         """Why the rows that certify are not used up: without one error they would be too few."""
@@ -263,9 +291,14 @@ class Distilling:
         return lacking(lesson, count, guarantee, delta) or Lack(few, None)
 
     def _earlier(self, store: Store) -> tuple[Guarded, int] | None:
-        """The newest version that is certified."""
+        """The version in service, unless a newer certified one is to follow; without one, the newest."""
+        state = store.state()
+        stays = state.held or lifecycle.newer_version(store, state) is None
+        wanted = state.version if stays else None
         for record in reversed(store.versions()):
-            if record.status == "ready":
+            if record.status != "ready" or weaker(record, self.settings.guarantee) is not None:
+                continue
+            if wanted in (None, record.number):
                 program = load(store.version_file(record.number))
                 certificate = Certificate.from_dict(record.certificate)
                 return Guarded(program, certificate, self._function("slices")), record.number
@@ -303,9 +336,9 @@ class Distilling:
         return DistillReport(
             covers=covers,
             reason=certificate.reason if covers and certificate is not None else made.reason,
-            agreement=guarantee.agreement,
-            delta=guarantee.delta,
-            method=guarantee.method,
+            agreement=guarantee.agreement if certificate is None else certificate.agreement,
+            delta=guarantee.delta if certificate is None else certificate.delta,
+            method=guarantee.method if certificate is None else certificate.method,
             taught_by=" and ".join(sorted(self.taught_by, reverse=True)) or _TEACHER,
             learned=tuple(guarded.program.signature.outputs) if covers and guarded is not None else (),
             left={**task.left, **made.lost},
@@ -328,17 +361,19 @@ class Distilling:
             home=None if home is None else os.fspath(home),
         )  # fmt: skip
 
-    def _serve(self, distilled: Distilled, store: Any, teacher: ModuleTeacher, number: int | None) -> None:
-        """Begins to serve, or closes the store where nothing could watch."""
+    def _serve(self, distilled: Distilled, store: Any, teacher: ModuleTeacher, made: int | None) -> None:
+        """Begins to serve, or closes the store where nothing could watch.
+
+        A version that was in service before stays where it was put: this may be a service that starts again.
+        """
         if self._unwatched() is not None:
             store.close()
             return
         teacher.module = distilled.teacher
         state = store.state()
-        if number is not None and state.version != number and store.version(number).status == "ready":
-            lifecycle.adopt(
-                store, number, "user:Distill", "it was compiled", settings=self.settings.lifecycle
-            )
+        newer = lifecycle.newer_version(store, state)
+        if newer is not None and (newer.number == made or not state.held):
+            lifecycle.adopt(store, newer.number, _BY, "it was compiled", settings=self.settings.lifecycle)
         distilled._serving.serve(store, teacher, self.settings)
 
     def _unwatched(self) -> str | None:

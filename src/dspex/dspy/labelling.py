@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -11,14 +12,17 @@ from typing import Any
 
 from dspy.utils.parallelizer import ParallelExecutor
 
-from dspex.distill.trace import REJECTED, Role, Trace
-from dspex.dspy.rows import Row
+from dspex.distill.trace import REJECTED, Answer, Role, Trace
+from dspex.dspy.rows import Row, input_key
 from dspex.dspy.teachers import ModuleTeacher, Said, storable
 from dspex.errors import ConfigError, ProgramError
 
-__all__ = ["Budget", "Estimate", "Labelled", "label"]
+__all__ = ["Budget", "Estimate", "Labelled", "label", "stored_rows"]
 
 _log = logging.getLogger("dspex.dspy")
+#: Rows with equal inputs.
+Group = list[tuple[Row, Role]]
+
 _PILOT = 8  # rows that tell what the others will cost
 
 
@@ -121,7 +125,7 @@ def label(
     """Asks the teacher for the rows whose answer the store does not have.
 
     Args:
-        rows: those with equal inputs are asked once.
+        rows: those with equal inputs are asked once, and each is stored, as each is a call.
         roles: of each row.
         metric: metric(example, prediction, trace) of rows that teach and have labels: what it refuses is kept
             and not learned from. Rows that certify are a sample of the calls, and none of them is left out.
@@ -134,15 +138,7 @@ def label(
         ProgramError: the teacher failed on more than `max_errors` rows. What has been answered is kept.
     """
     asker = _Asker(teacher, store, metric, budget)
-    waiting: dict[str, tuple[Row, Role]] = {}
-    for row, role in zip(rows, roles, strict=True):
-        if row.key in waiting:
-            continue
-        if store.has_answer(row.inputs) is not None:
-            asker.done.known += 1
-        else:
-            waiting[row.key] = (row, role)
-    todo = list(waiting.values())
+    todo = _unanswered(rows, roles, asker)
     if not todo:
         return asker.done
     run = _runner(asker, num_threads, max_errors)
@@ -162,6 +158,43 @@ def label(
     return done
 
 
+def _unanswered(rows: Sequence[Row], roles: Sequence[Role], asker: _Asker) -> list[Group]:
+    """The rows to ask for, equal inputs together. Rows whose answer is known are stored with it."""
+    groups: dict[str, Group] = {}
+    for row, role in zip(rows, roles, strict=True):
+        groups.setdefault(row.key, []).append((row, role))
+    stored, todo = stored_rows(asker.store), []
+    for key, group in groups.items():
+        answer = asker.store.has_answer(group[0][0].inputs)
+        if answer is None:
+            todo.append(group)
+            continue
+        asker.done.known += len(group)
+        more = group[stored.get(key, 0) :]
+        asker.store.add([_trace(row, role, _free(answer), "trainset") for row, role in more])
+    return todo
+
+
+def stored_rows(store: Any) -> dict[str, int]:
+    """Key of the inputs -> the calls with these inputs that a store has."""
+    found: dict[str, int] = {}
+    for trace in store.traces():
+        key = input_key(trace.inputs)
+        found[key] = found.get(key, 0) + trace.count
+    return found
+
+
+def _free(answer: Answer) -> Answer:
+    """The same answer to a further call, which cost nothing."""
+    return dataclasses.replace(answer, usd=None, tokens=None, seconds=None)
+
+
+def _trace(
+    row: Row, role: Role, answer: Answer, source: str, extra: Mapping[str, Any] | None = None
+) -> Trace:
+    return Trace(row.inputs, answer, role, source, time.time(), extra=extra or {})
+
+
 def _tell_ahead(asker: _Asker, rest: Sequence[Any], seconds: float, confirm: Any) -> None:
     done = asker.done
     if done.usd is None and asker.budget.usd is not None:
@@ -179,7 +212,7 @@ def _tell_ahead(asker: _Asker, rest: Sequence[Any], seconds: float, confirm: Any
 
 
 def _runner(asker: _Asker, num_threads: int | None, max_errors: int | None) -> Callable[[Any, bool], None]:
-    def run(items: Sequence[tuple[Row, Role]], progress: bool) -> None:
+    def run(items: Sequence[Group], progress: bool) -> None:
         # No second question for one that is slow: it would be paid twice.
         executor = ParallelExecutor(
             num_threads=num_threads, max_errors=max_errors, disable_progress_bar=not progress, timeout=0
@@ -212,13 +245,12 @@ class _Asker:
         self._under_way = 0
         self._lock = threading.Lock()
 
-    def __call__(self, item: tuple[Row, Role]) -> bool:
-        row, role = item
+    def __call__(self, group: Group) -> bool:
         if not self._may_ask():
             return False
         try:
-            said = self.teacher.said(row.inputs)
-            self._judged(row, role, said)
+            said = self.teacher.said(group[0][0].inputs)
+            self._judged(group, said)
         except Exception as error:
             with self._lock:
                 self.errors.append(error)
@@ -229,15 +261,16 @@ class _Asker:
                 self._under_way -= 1
         return True
 
-    def _judged(self, row: Row, role: Role, said: Said) -> None:
+    def _judged(self, group: Group, said: Said) -> None:
         """Keeps what was paid for, also when the metric fails."""
-        kept = role == "calibrate" or self.metric is None or not row.labels
+        kept = [role == "calibrate" or self.metric is None or not row.labels for row, role in group]
         try:
-            if not kept:
-                assert self.metric is not None
-                kept = bool(self.metric(row.example, said.prediction, said.trace))
+            for at, (row, _) in enumerate(group):
+                if not kept[at]:
+                    assert self.metric is not None
+                    kept[at] = bool(self.metric(row.example, said.prediction, said.trace))
         finally:
-            self._keep(row, role, said, kept)
+            self._keep(group, said, kept)
 
     def _may_ask(self) -> bool:
         with self._lock:
@@ -255,17 +288,21 @@ class _Asker:
             self._under_way += 1
             return True
 
-    def _keep(self, row: Row, role: Role, said: Said, kept: bool) -> None:
+    def _keep(self, group: Group, said: Said, kept: Sequence[bool]) -> None:
         extra: dict[str, Any] = {"votes": list(said.votes)} if sum(said.votes) > 1 else {}
-        trace = Trace(
-            row.inputs, storable(said.answer, self.teacher.learned), role, "trainset" if kept else REJECTED,
-            time.time(), extra=extra,
-        )  # fmt: skip
-        self.store.add([trace])
+        answer = storable(said.answer, self.teacher.learned)
+        self.store.add(
+            [
+                _trace(
+                    row, role, answer if at == 0 else _free(answer), "trainset" if good else REJECTED, extra
+                )
+                for at, ((row, role), good) in enumerate(zip(group, kept, strict=True))
+            ]
+        )
         usd = said.answer.usd
         with self._lock:
             self.done.asked += 1
-            self.done.rejected += not kept
+            self.done.rejected += len(kept) - sum(kept)
             self.done.usd = None if usd is None or self.done.usd is None else self.done.usd + usd
             if sum(said.votes) > 1:
                 self.done.votes.append(said.votes)

@@ -95,7 +95,7 @@ class DistillReport:
         certificate = self.certificate or {}
         return [
             f"Of the calls that are answered natively, at least {self.agreement:.4g} agree with the "
-            f"{self.taught_by.replace('teacher', 'teacher module')}, with confidence {1 - self.delta:.4g}.",
+            f"{self.taught_by.replace('teacher', 'teacher module')}, with confidence {1 - self.delta:.3g}.",
             f"Coverage: {certificate['coverage']:.3f} of the {certificate['rows']} rows that certify it; "
             f"{certificate['errors']} of {certificate['accepted']} answered ones disagree "
             f"(at most {certificate['upper_bound']:.4f} in truth).",

@@ -124,7 +124,9 @@ def checked_trace(signature: Signature, trace: Trace, learned: Sequence[str], ro
     answer = type(trace.answer)(
         outputs, trace.answer.soft, trace.answer.usd, trace.answer.tokens, trace.answer.seconds
     )
-    return Trace(inputs, answer, trace.role, trace.source, trace.at, trace.count, None, None, trace.extra)
+    return Trace(
+        inputs, answer, trace.role, trace.source, trace.at, trace.count, None, trace.used_by, trace.extra
+    )
 
 
 def _foreign(name: str, role: str, known: Mapping[str, Any], row: int) -> SignatureError:

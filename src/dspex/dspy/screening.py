@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["hopeless"]
 
 _LEAST_ROWS = 20
-_LEAST_SHARE = 0.02  # of the rows: what is answered natively less often than that is not worth another output
+_LEAST_SHARE = 0.25  # of the rows: what is answered natively less often would take the other outputs with it
 
 
 def hopeless(
@@ -67,11 +67,12 @@ def _doubt(
     least = max(_LEAST_ROWS, int(len(rows) * _LEAST_SHARE))
     if len(wrong) < least:
         return None
-    shares = np.cumsum(wrong) / np.arange(1, len(wrong) + 1)
+    # With one wrong and one right on top: among many short beginnings some are good by luck.
+    shares = (np.cumsum(wrong) + 1) / (np.arange(1, len(wrong) + 1) + 2)
     best = float(shares[least - 1 :].min())
     if best <= 1 - guarantee.agreement:
         return None
     return (
-        f"nothing can be guaranteed of it: even its surest answers agree on {1 - best:.3f} of the rows "
+        f"nothing can be guaranteed of it: its surest answers agree on {1 - best:.3f} of the rows "
         "that were held out"
     )

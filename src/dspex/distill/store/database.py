@@ -42,12 +42,15 @@ class Database:
         self._read_only = read_only is not None
         self._durable = durable
         self._writes = threading.RLock()
-        self._readers = threading.Condition(threading.Lock())
+        self._readers = (
+            threading.Condition()
+        )  # its lock may be taken again: a collection may close it in a fork
         self._idle: list[sqlite3.Connection] = []
         self._reading = 0
         self._writer: sqlite3.Connection | None = None
         self._closed = False
-        _LIVE.add(self)
+        with _FORKING:
+            _LIVE.add(self)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -180,19 +183,22 @@ class Database:
 
 
 _LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
-_forking: list[Database] = []
+_FORKING = threading.Lock()  # from before a fork to after it: one thread at a time
+_quiet: list[Database] = []
 
 
 def _before_fork() -> None:
-    _forking.extend(_LIVE)
-    for database in _forking:
+    _FORKING.acquire()
+    _quiet.extend(_LIVE)
+    for database in _quiet:
         database._before_fork()
 
 
 def _after_fork(in_child: bool) -> None:
-    while _forking:
-        database = _forking.pop()
+    while _quiet:
+        database = _quiet.pop()
         database._in_child() if in_child else database._after_fork()
+    _FORKING.release()
 
 
 os.register_at_fork(

@@ -13,10 +13,20 @@ from pathlib import Path
 
 from dspex.distill.store.failures import DAMAGED, failure
 from dspex.distill.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
-from dspex.errors import ModelFileError, ResourceError
+from dspex.errors import ConfigError, ModelFileError, ResourceError, SignatureError
 from dspex.signature import Signature
 
-__all__ = ["FILE", "check", "check_tables", "create", "exclusively", "read_only_options", "stored_signature"]
+__all__ = [
+    "FILE",
+    "check",
+    "check_same",
+    "check_tables",
+    "create",
+    "exclusively",
+    "make_home",
+    "read_only_options",
+    "stored_signature",
+]
 
 FILE = "store.sqlite3"
 _HEADER = 100  # bytes; https://www.sqlite.org/fileformat.html
@@ -166,3 +176,45 @@ def read_only_options(path: Path) -> str:
     if settled and not os.access(path.parent, os.W_OK):
         return "mode=ro&immutable=1"
     return "mode=ro"
+
+
+def make_home(home: Path, signature: Signature | None, now: float) -> None:
+    """Make a home's directory with its store.
+
+    Raises:
+        ConfigError: `home` is a file.
+        SignatureError: none was given.
+        ModelFileError: it cannot be made.
+    """
+    if home.exists() and not home.is_dir():
+        raise ConfigError(f"{home} is not a directory", hint="A home is a directory of its own")
+    if signature is None:
+        raise SignatureError(f"there is no store in {home}", hint="Give a signature to make one")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        create(home, signature, now)
+    except OSError as error:
+        raise ModelFileError(
+            f"no store can be made in {home}: {error.strerror}", hint="Check the path and the permissions"
+        ) from None
+
+
+def check_same(stored: Signature, given: Signature, home: Path) -> None:
+    """Refuses another signature than the store's.
+
+    Raises:
+        SignatureError: with the field in which they differ.
+    """
+    one, other = stored.to_dict(), given.to_dict()
+    if all(one[part] == other[part] for part in ("instructions", "inputs", "outputs")):
+        return
+    fields = {**stored.fields}
+    name = next(
+        (n for n, f in given.fields.items() if n not in fields or fields[n].to_dict() != f.to_dict()), None
+    )
+    name = name or next((n for n in fields if n not in given.fields), None)
+    what = "their instructions differ" if name is None else f"they differ in {name!r}"
+    raise SignatureError(
+        f"{home} keeps traces of another signature, {stored.to_string()!r}: {what}", field=name,
+        hint="Use another home, or the signature that it was made with",
+    )  # fmt: skip

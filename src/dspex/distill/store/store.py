@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -16,13 +17,14 @@ from dspex.distill.store import opening
 from dspex.distill.store.codec import Codec, without_learned
 from dspex.distill.store.database import Database
 from dspex.distill.store.export import export
+from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
 from dspex.distill.store.records import Audit, Event, Stage, State, Usage, VersionRecord
 from dspex.distill.store.retention import drop_some, give_back
 from dspex.distill.store.traces import Redact, Traces
 from dspex.distill.store.versions import Versions
 from dspex.distill.trace import Answer, Role, Trace
-from dspex.errors import ConfigError, ModelFileError, ResourceError, SignatureError
+from dspex.errors import InputError, ModelFileError, ResourceError, nearest
 from dspex.signature import Signature
 
 __all__ = ["Store"]
@@ -64,12 +66,15 @@ class Store:
         self.read_only = read_only
         self._clock = clock
         self._database = database
-        self._owner = os.getpid() if temporary else None
         codec = Codec(signature)
         self._traces = Traces(database, codec, settings, redact, clock)
         self._versions = Versions(database, home)
         self._ledger = Ledger(database, codec)
+        self._kept = Kept(database)
         self._since_prune = 0
+        # Nobody else can come back to a temporary home: it also goes when its store does, at the latest with
+        # the process.
+        self._remove = weakref.finalize(self, _removed, database, home, os.getpid()) if temporary else None
 
     @classmethod
     def open(
@@ -86,7 +91,8 @@ class Store:
         """Open a home, or make one.
 
         Args:
-            home: a directory; None for a temporary one that goes with the store.
+            home: a directory; None for a temporary one that goes with the store: when it is closed or
+                dropped, or the process ends.
             signature: of the program, in any form that `Signature.of` reads; needed to make a home, and
                 compared with that of one that is there. Without it, values of an Enum are plain.
             settings: retention and de-duplication.
@@ -129,7 +135,7 @@ class Store:
         if not file.exists():
             if read_only or not create:
                 raise ModelFileError(f"there is no store in {home}", hint="Check the path of the home")
-            _make_home(home, wanted, clock())
+            opening.make_home(home, wanted, clock())
         opening.check(file)
         options = opening.read_only_options(file) if read_only else None
         database = Database(file, durable=not temporary, read_only=options)
@@ -138,7 +144,7 @@ class Store:
                 opening.check_tables(connection, file)
                 stored = opening.stored_signature(connection, file)
             if wanted is not None:
-                _check_same(stored, wanted, home)
+                opening.check_same(stored, wanted, home)
             store = cls(
                 home, database, wanted or stored, settings, redact, clock,
                 read_only=read_only, temporary=temporary,
@@ -154,8 +160,8 @@ class Store:
     def close(self) -> None:
         """Close the file; a temporary home is removed. May be called twice."""
         self._database.close()
-        if self._owner == os.getpid():
-            shutil.rmtree(self.home, ignore_errors=True)
+        if self._remove is not None:
+            self._remove()
 
     def __enter__(self) -> Self:
         return self
@@ -223,6 +229,15 @@ class Store:
         """
         return self._traces.counts()
 
+    @property
+    def redacts(self) -> bool:
+        """Whether inputs are redacted before they are kept."""
+        return self._traces.redacts
+
+    def redacted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What is kept of a call's inputs: all, without `redact`; None: nothing."""
+        return self._traces.redacted(inputs)
+
     def has_answer(self, inputs: Mapping[str, Any]) -> Answer | None:
         """The newest answer to equal inputs (after `redact`), or None: so that nobody pays twice."""
         return self._traces.answer(inputs)
@@ -260,6 +275,41 @@ class Store:
         for record in self.versions():
             if record.status == "ready":
                 self.version_file(record.number)
+
+    # --- what is guaranteed -----------------------------------------------------------------------------
+
+    def guarantee(self) -> dict[str, Any] | None:
+        """The settings of the guarantee that the home keeps, see `keep_guarantee`; None: none were kept."""
+        kept = self._kept.read()
+        return None if kept is None else dict(kept["settings"])
+
+    def learned_outputs(self) -> tuple[str, ...] | None:
+        """The outputs that are learned, see `keep_guarantee`; None: it was not said."""
+        kept = self._kept.read()
+        return None if kept is None else tuple(kept["outputs"])
+
+    def keep_guarantee(
+        self, settings: Mapping[str, Any], outputs: Sequence[str], *, by: str = "user"
+    ) -> bool:
+        """Keep what is to be guaranteed, for whoever serves or learns here and does not say it himself.
+
+        One transaction, with an event "guarantee kept" where it differs from what was kept before.
+
+        Args:
+            settings: `GuaranteeSettings.model_dump(mode="json")`.
+            outputs: that are learned; others are left to the teacher.
+
+        Returns:
+            whether it differs.
+
+        Raises:
+            InputError: there is no such output; settings that are not plain JSON.
+        """
+        for name in outputs:
+            if name not in self.signature.outputs:
+                hint = nearest(name, self.signature.outputs)
+                raise InputError(f"there is no output {name!r}", field=name, hint=hint)
+        return self._kept.write(settings, outputs, by, self._clock())
 
     # --- versions ---------------------------------------------------------------------------------------
 
@@ -401,31 +451,8 @@ class Store:
         return self._database.data_version()
 
 
-def _make_home(home: Path, signature: Signature | None, now: float) -> None:
-    if home.exists() and not home.is_dir():
-        raise ConfigError(f"{home} is not a directory", hint="A home is a directory of its own")
-    if signature is None:
-        raise SignatureError(f"there is no store in {home}", hint="Give a signature to make one")
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        opening.create(home, signature, now)
-    except OSError as error:
-        raise ModelFileError(
-            f"no store can be made in {home}: {error.strerror}", hint="Check the path and the permissions"
-        ) from None
-
-
-def _check_same(stored: Signature, given: Signature, home: Path) -> None:
-    one, other = stored.to_dict(), given.to_dict()
-    if all(one[part] == other[part] for part in ("instructions", "inputs", "outputs")):
-        return
-    fields = {**stored.fields}
-    name = next(
-        (n for n, f in given.fields.items() if n not in fields or fields[n].to_dict() != f.to_dict()), None
-    )
-    name = name or next((n for n in fields if n not in given.fields), None)
-    what = "their instructions differ" if name is None else f"they differ in {name!r}"
-    raise SignatureError(
-        f"{home} keeps traces of another signature, {stored.to_string()!r}: {what}", field=name,
-        hint="Use another home, or the signature that it was made with",
-    )  # fmt: skip
+def _removed(database: Database, home: Path, owner: int) -> None:
+    """Ends a temporary home; in a forked child, only what the child has of it."""
+    database.close()
+    if owner == os.getpid():
+        shutil.rmtree(home, ignore_errors=True)

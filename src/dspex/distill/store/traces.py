@@ -60,6 +60,13 @@ class Traces:
         self._redact = redact
         self._clock = clock
 
+    @property
+    def redacts(self) -> bool:
+        return self._redact is not None
+
+    def redacted(self, inputs: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return inputs if self._redact is None else self._redact(dict(inputs))
+
     def add(self, traces: Iterable[Trace], *, known_upto: int = 0) -> list[int | None]:
         rows = [(self._row(trace), trace.at) for trace in traces]
         if not rows:
@@ -69,9 +76,7 @@ class Traces:
 
     def _row(self, trace: Trace) -> _Row | None:
         _check(trace)
-        inputs: Mapping[str, Any] | None = trace.inputs
-        if self._redact is not None:
-            inputs = self._redact(dict(trace.inputs))
+        inputs = self.redacted(trace.inputs)
         if inputs is None:
             return None
         packed, answer = self._codec.pack_inputs(inputs), trace.answer
@@ -146,12 +151,10 @@ class Traces:
             ) from error
 
     def answer(self, inputs: Mapping[str, Any]) -> Answer | None:
-        if self._redact is not None:
-            redacted = self._redact(dict(inputs))
-            if redacted is None:
-                return None
-            inputs = redacted
-        packed = self._codec.pack_inputs(inputs)
+        kept = self.redacted(inputs)
+        if kept is None:
+            return None
+        packed = self._codec.pack_inputs(kept)
         with self._database.reading() as connection:
             row = connection.execute(
                 "SELECT answer, usd, tokens, seconds FROM traces WHERE fingerprint = ? AND inputs = ? "
