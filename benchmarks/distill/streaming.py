@@ -45,7 +45,10 @@ class Point:
 
 def tables(plan: Plan) -> Iterator[Table]:
     shown = SHOWN if not plan.quick else (1000, 2000)
-    runs = {share: stream(shown, share, seed=0, guarantee={"method": "cross"}) for share in AUDITS[: 1 if plan.quick else None]}
+    runs = {
+        share: stream(shown, share, seed=0, guarantee={"method": "cross"})
+        for share in AUDITS[: 1 if plan.quick else None]
+    }
     yield from (_curve(share, points) for share, points in runs.items())
     yield _compared(plan, runs)
 
