@@ -45,7 +45,7 @@ def run(server: LMServer, folder: Path) -> None:
     # No row has an output: the program itself is the teacher. Its answers are kept in the home as they come.
     program = dspy.ChainOfThought(Sort)
     rows = [dspy.Example(text=row["text"]).with_inputs("text") for row in TRAIN]
-    optimizer = Distill(agreement=0.95, home=folder / "home", method="cross", progress=False)
+    optimizer = Distill(agreement=0.95, home=folder / "home", method="cross", stage="live", progress=False)
     fast = optimizer.compile(program, trainset=rows)
     print(fast.report())
     print(f"asked for labels: {server.count}")

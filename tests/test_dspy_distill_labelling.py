@@ -20,6 +20,7 @@ from dspex.distill.trace import REJECTED
 from dspex.dspy import Distill, route
 from dspex.dspy.labelling import Budget, Estimate, Labelled, label
 from dspex.dspy.rows import read_rows
+from dspex.dspy.samples import missing
 from dspex.dspy.teachers import ModuleTeacher
 from dspex.errors import ConfigError, ProgramError
 from dspex.signature import Signature
@@ -39,7 +40,10 @@ def store() -> Iterator[Store]:
 def run(store: Store, given: list[Any], role: Any = "fit", **options: Any) -> Labelled:
     read = read_rows(SIGNATURE, given, ["label"])
     teacher = ModuleTeacher(dspy.Predict(TASK), SIGNATURE, ["label"], options.pop("samples", 1))
-    return label(read, [role] * len(read), teacher, store, progress=False, **options)
+    given, known = missing([(row, role) for row in read], store)
+    done = label(given, teacher, store, progress=False, **options)
+    done.known += known
+    return done
 
 
 def test_every_row_is_asked_once_and_kept(store: Store) -> None:

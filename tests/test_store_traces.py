@@ -212,7 +212,7 @@ def test_rows_are_chosen_by_role_age_and_use(store: Store) -> None:
     assert [each.id for each in store.traces(since=2498)] == [2499, 2500]
     assert store.counts() == {
         "rows": 2500, "fit": 1250, "calibrate": 1250, "fresh": 1247, "answers": 2500, "usd": 0.0, "tokens": 0,
-        "pruned": 0, "redacted": 0, "last": 2500, "by_source": {"deferred": 2500},
+        "pruned": 0, "redacted": 0, "last": 2500, "by_source": {"given": 2500},
     }  # fmt: skip
 
 
@@ -327,7 +327,7 @@ def test_what_was_spent_stays(tmp_path: Path) -> None:
             1,
             3.0,
             6,
-            {"deferred": 1},
+            {"given": 1},
         )
         store.check()
 

@@ -16,6 +16,7 @@ from dspex.distill.batches import run_batch
 from dspex.distill.coins import SAMPLE
 from dspex.distill.engine import Engine
 from dspex.distill.forks import children
+from dspex.distill.guarded import Guarded
 from dspex.distill.hooks import log
 from dspex.distill.keeper import Keeper
 from dspex.distill.settings import DistillSettings
@@ -161,6 +162,18 @@ class LiveProgram:
             Exception: as `predict`.
         """
         return run_batch(self._engine, self._keeper.plan, rows, on_error, concurrency)
+
+    @property
+    def guarded(self) -> Guarded | None:
+        """The program of the version in service with its certificate; None: there is none that will do."""
+        plan = self._keeper.plan
+        return None if plan.weaker is not None else plan.guarded
+
+    @property
+    def version(self) -> int | None:
+        """The number of the version in service; None: there is none, or it guarantees too little."""
+        plan = self._keeper.plan
+        return None if plan.weaker is not None else plan.state.version
 
     # Lifecycle: see `dspex.distill.lifecycle`
 

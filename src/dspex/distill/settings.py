@@ -109,8 +109,8 @@ class StoreSettings(Settings):
     max_age: SomeSeconds | None = None
     """Seconds after which a trace is dropped; None: never."""
     deduplicate: StrictBool = True
-    """Of rows to learn from, equal inputs with an equal answer are kept once, with their number. Rows that
-    certify are kept each: they are a sample of the calls."""
+    """Of rows to learn from, equal inputs with an equal answer are kept once for each source, with their
+    number. Rows that certify are kept each: they are a sample of the calls."""
 
 
 class DistillSettings(Settings):

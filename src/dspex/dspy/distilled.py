@@ -11,6 +11,7 @@ from dspy.dsp.utils.settings import thread_local_overrides
 
 from dspex.checks import check_outputs
 from dspex.distill.agreement import Slice
+from dspex.distill.guarded import Guarded
 from dspex.dspy.lazy import Later, LazyPrediction
 from dspex.dspy.native_part import NativePart, checked_mode
 from dspex.dspy.outlook import DistillReport
@@ -59,13 +60,17 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
 
     @property
     def native(self) -> Program | None:
-        """The native program; None: none was made."""
-        return self._native.program
+        """The native program, of the version in service; None: none was made."""
+        guarded = self._guarded()
+        return None if guarded is None else guarded.program
 
     @property
     def certificate(self) -> Any:
-        """What is guaranteed, a `dspex.guarantee.Certificate`; None: nothing was certified."""
-        return None if self._native.guarded is None else self._native.guarded.certificate
+        """What is guaranteed of the version in service, a `dspex.guarantee.Certificate`; None: nothing was
+        certified.
+        """
+        guarded = self._guarded()
+        return None if guarded is None else guarded.certificate
 
     @property
     def threshold(self) -> float | None:
@@ -104,12 +109,24 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
     def report(self) -> DistillReport:
         """What is guaranteed, on which rows, under which assumption, and what it cost.
 
+        Of the version in service, which a `live` program may have learned later; else of the compiled one.
+
         Raises:
             ProgramError: it was not made by `Distill`.
         """
-        if self._native.report is None:
+        report = self._native.report
+        if report is None:
             raise ProgramError("there is no report", hint="Distill(...).compile makes one")
-        return self._native.report
+        live = self.live
+        version, guarded = (None, None) if live is None else (live.version, live.guarded)
+        if version in (None, report.version) or guarded is None:
+            return report
+        return report.of_version(live.store.version(version), tuple(guarded.program.signature.outputs))
+
+    def _guarded(self) -> Guarded | None:
+        """What answers natively now."""
+        live = None if self.live is None else self.live.guarded
+        return live or self._native.guarded
 
     # --- its home ---
 

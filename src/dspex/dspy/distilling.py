@@ -22,10 +22,11 @@ from dspex.distill.terms import terms_of, weaker
 from dspex.distill.trace import Answer, Role, Trace
 from dspex.distill.tutor import STARTED
 from dspex.dspy.distilled import Distilled
-from dspex.dspy.labelling import Budget, Labelled, label, stored_rows
+from dspex.dspy.labelling import Budget, Labelled, label
 from dspex.dspy.native_part import bound
 from dspex.dspy.outlook import DistillReport
 from dspex.dspy.rows import Row, input_key, raw_inputs, read_rows, refuse_shared
+from dspex.dspy.samples import LABELS, TRAINSET, Given, add_recorded, missing, roles_of, single
 from dspex.dspy.screening import hopeless
 from dspex.dspy.soft import self_consistency
 from dspex.dspy.tasks import Task, inferred, signature_of, task_of
@@ -43,8 +44,13 @@ if TYPE_CHECKING:
 __all__ = ["Distilling"]
 
 _LABELS, _TRACES, _TEACHER = "labels", "traces", "teacher"
-_PICKED = ("deferred", "audit")  # by a gate: such calls are harder, or easier, than others
+_CERTIFIES: Role = "calibrate"
 _BY = "user:Distill"
+_STAGES = {
+    "teacher": "the teacher answers every call",
+    "shadow": "the teacher answers every call, and native answers are only compared with it",
+    "canary": "of the calls that the gate lets through, a share is answered natively",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +90,15 @@ class Distilling:
         rows = read_rows(task.signature, train, task.candidates)
         certifying = read_rows(task.signature, val, task.candidates)
         refuse_shared(rows, certifying)
-        roles = self._roles(rows, bool(val))
-        roles += ["calibrate"] * len(certifying)
+        rows = single(rows)
+        roles = roles_of(rows, self.settings.guarantee, self.options.seed, has_valset=bool(val))
+        given = [*zip(rows, roles, strict=True), *((row, _CERTIFIES) for row in certifying)]
         store = Store.open(
             self.options.home, with_outputs(task.signature, task.candidates), self.settings.store
         )
         try:
             teacher = ModuleTeacher(self.module, task.signature, task.candidates, self.options.samples)
-            done = self._answered([*rows, *certifying], roles, teacher, store, task)
+            done = self._answered(given, teacher, store, task)
             return self._made(task, teacher, store, done)
         except BaseException:
             store.close()
@@ -133,69 +140,37 @@ class Distilling:
 
     # --- answers ---
 
-    def _roles(self, rows: Sequence[Row], has_valset: bool) -> list[Role]:
-        guarantee = self.settings.guarantee
-        coins = random.Random(self.options.seed)
-        roles: list[Role] = []
-        for row in rows:
-            certifies = coins.random() < guarantee.calibration_share or guarantee.method == "cross"
-            trace = row.trace
-            if trace is not None and trace.used_by is not None:
-                certifies = False  # each row once
-            elif trace is not None and trace.role == "calibrate":
-                certifies = True
-            elif trace is not None and trace.source in _PICKED:
-                certifies = False
-            roles.append("calibrate" if certifies and not has_valset else "fit")
-        return roles
-
-    def _answered(
-        self, rows: Sequence[Row], roles: Sequence[Role], teacher: ModuleTeacher, store: Any, task: Task
-    ) -> Labelled:
+    def _answered(self, given: Sequence[Given], teacher: ModuleTeacher, store: Any, task: Task) -> Labelled:
         """Puts an answer to every row in the store: its own, or else the teacher's."""
-        own: list[tuple[Row, Role]] = []
-        asked: list[tuple[Row, Role]] = []
-        for row, role in zip(rows, roles, strict=True):
-            labelled = all(name in row.labels for name in task.candidates)
-            is_own = row.trace is not None or (labelled and not self.is_taught)
-            (own if is_own else asked).append((row, role))
-        known = self._store_own(own, store)
-        if not asked:
-            return Labelled(known=known)
-        self.taught_by.add(_TEACHER)
+        recorded = [(row, role) for row, role in given if row.trace is not None]
+        plain = [(row, role) for row, role in given if row.trace is None]
+        known = add_recorded(recorded, store)
+        left, stored = missing(plain, store)
+        labelled = [one for one in left if self._is_labelled(one[0], task)]
+        store.add(
+            Trace(row.inputs, Answer(dict(row.labels)), role, LABELS, time.time()) for row, role in labelled
+        )
+        self.taught_by = {_TRACES for _ in recorded} | {
+            _LABELS if self._is_labelled(row, task) else _TEACHER for row, _ in plain
+        }
+        asked = [one for one in left if not self._is_labelled(one[0], task)]
+        known += stored
         if self._first is not None:  # paid for already
-            row, role = asked[0]
+            (row, role), asked = asked[0], asked[1:]
             answer = storable(self._first.answer, task.candidates)
-            store.add([Trace(row.inputs, answer, role, "trainset", time.time())])
+            store.add([Trace(row.inputs, answer, role, TRAINSET, time.time())])
+            known += 1
         options = self.options
         done = label(
-            [row for row, _ in asked], [role for _, role in asked], teacher, store,
+            asked, teacher, store,
             metric=options.metric, budget=Budget.of(options.budget), confirm=options.confirm,
             num_threads=options.num_threads, max_errors=options.max_errors, progress=options.progress,
         )  # fmt: skip
         done.known += known
         return done
 
-    def _store_own(self, own: Sequence[tuple[Row, Role]], store: Any) -> int:
-        """Rows that need nobody's answer, unless an earlier run has stored them."""
-        stored, known = stored_rows(store), 0
-        traces = []
-        for row, role in own:
-            self.taught_by.add(_LABELS if row.trace is None else _TRACES)
-            count = 1 if row.trace is None else row.trace.count
-            if stored.get(row.key, 0) >= count:
-                stored[row.key] -= count
-                known += 1
-                continue
-            if row.trace is None:
-                traces.append(Trace(row.inputs, Answer(dict(row.labels)), role, "labels", time.time()))
-            elif role == "calibrate":  # each call for itself
-                one = dataclasses.replace(row.trace, role=role, count=1)
-                traces += [one] * row.trace.count
-            else:
-                traces.append(dataclasses.replace(row.trace, role=role))
-        store.add(traces)
-        return known
+    def _is_labelled(self, row: Row, task: Task) -> bool:
+        return not self.is_taught and all(name in row.labels for name in task.candidates)
 
     # --- the version ---
 
@@ -203,29 +178,24 @@ class Distilling:
         with store.learning(wait=True):  # another one's lesson uses rows up
             rows = self._in_order(curriculum(store, self.settings.learning, store.state()))
             made = self._version(task, store, rows)
-        self._keep_terms(task, store, made)
         guarded = None if made.made is None else made.made.guarded
         number = made.number
         if guarded is None or not guarded.certificate.covers or number is None:
             guarded, number = self._earlier(store) or (guarded, None)
-        self._note(done)
+        left = [name for name in task.candidates if name not in made.lost]
+        learned = left if number is None or guarded is None else list(guarded.program.signature.outputs)
+        terms = terms_of(self.settings.guarantee, self._unnamed())
+        store.keep_guarantee(terms, learned, by=_BY)  # for whoever serves or learns there later
+        self._adopt(store, made.number)
+        self._note(done, store, number)
         report = self._report(task, guarded, made, rows, done, store, number)
         distilled = Distilled(self.module, signature=task.signature, slices=self._function("slices"))
         part = distilled._native
         part.report = report
         if guarded is not None:
             part.guarded = Guarded(bound(guarded.program, task.signature), guarded.certificate, part.slices)
-        self._serve(distilled, store, teacher, made.number)
+        self._serve(distilled, store, teacher)
         return distilled
-
-    def _keep_terms(self, task: Task, store: Store, made: _Version) -> None:
-        """For whoever serves or learns in this home later."""
-        functions = [
-            name for name in ("slices", "costs")
-            if getattr(self.options, name) is not None and getattr(self.settings.guarantee, name) is None
-        ]  # fmt: skip
-        outputs = [name for name in task.candidates if name not in made.lost]
-        store.keep_guarantee(terms_of(self.settings.guarantee, functions), outputs, by=_BY)
 
     def _in_order(self, rows: Curriculum) -> Curriculum:
         """The same, whichever answers came first: the same seed gives the same program."""
@@ -267,7 +237,9 @@ class Distilling:
             lesson, rows.fresh, guarantee, version=number, slices=self._function("slices"),
             costs=self._function("costs"),
         )  # fmt: skip
-        kept = keep(store, made, rows, store.state(), self.settings, time.perf_counter() - started)
+        kept = keep(
+            store, made, rows, store.state(), self.settings, time.perf_counter() - started, self._unnamed()
+        )
         return _Version(made, kept.reason, kept.rows_needed, number if kept.outcome == "made" else None, lost)
 
     def _waiting(
@@ -291,14 +263,22 @@ class Distilling:
         return lacking(lesson, count, guarantee, delta) or Lack(few, None)
 
     def _earlier(self, store: Store) -> tuple[Guarded, int] | None:
-        """The version in service, unless a newer certified one is to follow; without one, the newest."""
+        """The version in service, unless a newer certified one is to follow; without one, the newest.
+
+        Only one that guarantees at least what is asked for. Of functions without a name nothing can be said.
+        """
+        if self._unnamed():
+            return None
         state = store.state()
-        stays = state.held or lifecycle.newer_version(store, state) is None
+        stays = state.held or lifecycle.newer_version(store, state, self.settings.guarantee) is None
         wanted = state.version if stays else None
         for record in reversed(store.versions()):
-            if record.status != "ready" or weaker(record, self.settings.guarantee) is not None:
+            if record.status != "ready" or wanted not in (None, record.number):
                 continue
-            if wanted in (None, record.number):
+            lack = weaker(record, self.settings.guarantee)
+            if lack is not None:
+                self.notes.append(f"Version {record.number} does not answer: {lack}.")
+            else:
                 program = load(store.version_file(record.number))
                 certificate = Certificate.from_dict(record.certificate)
                 return Guarded(program, certificate, self._function("slices")), record.number
@@ -311,7 +291,7 @@ class Distilling:
 
     # --- what is told ---
 
-    def _note(self, done: Labelled) -> None:
+    def _note(self, done: Labelled, store: Store, number: int | None) -> None:
         if done.failed:
             self.notes.append(
                 f"The teacher failed on {done.failed} rows; what is guaranteed is of calls that it answers."
@@ -319,7 +299,11 @@ class Distilling:
         if done.stopped:
             self.notes.append(f"Labelling stopped, because {done.stopped}; {done.left} rows have no answer.")
         unwatched = self._unwatched()
-        self.notes += [] if unwatched is None else [unwatched]
+        stage = store.state().stage
+        if unwatched is not None:
+            self.notes.append(unwatched)
+        elif number is not None and stage != "live":
+            self.notes.append(f"It starts in stage {stage!r}: {_STAGES[stage]}.")
 
     def _report(
         self, task: Task, guarded: Guarded | None, made: _Version, rows: Curriculum, done: Labelled,
@@ -357,23 +341,29 @@ class Distilling:
             sliced=self.options.slices is not None,
             samples=self.options.samples,
             notes=tuple(self.notes),
+            asked={name: getattr(guarantee, name) for name in ("agreement", "delta", "method")},
             version=number,
             home=None if home is None else os.fspath(home),
         )  # fmt: skip
 
-    def _serve(self, distilled: Distilled, store: Any, teacher: ModuleTeacher, made: int | None) -> None:
-        """Begins to serve, or closes the store where nothing could watch.
+    def _adopt(self, store: Store, made: int | None) -> None:
+        """Puts a newer version in service that this run has made, or that the rules would; never while held.
 
-        A version that was in service before stays where it was put: this may be a service that starts again.
+        One that was in service before stays where it was put: this may be a service that starts again.
         """
+        state, settings = store.state(), self.settings.lifecycle
+        if self._unwatched() is not None or state.held:
+            return
+        newer = lifecycle.newer_version(store, state)
+        if newer is not None and (newer.number == made or settings.automatic):
+            lifecycle.adopt(store, newer.number, _BY, "it was compiled", settings=settings)
+
+    def _serve(self, distilled: Distilled, store: Any, teacher: ModuleTeacher) -> None:
+        """Begins to serve, or closes the store where nothing could watch."""
         if self._unwatched() is not None:
             store.close()
             return
         teacher.module = distilled.teacher
-        state = store.state()
-        newer = lifecycle.newer_version(store, state)
-        if newer is not None and (newer.number == made or not state.held):
-            lifecycle.adopt(store, newer.number, _BY, "it was compiled", settings=self.settings.lifecycle)
         distilled._serving.serve(store, teacher, self.settings)
 
     def _unwatched(self) -> str | None:
@@ -383,10 +373,14 @@ class Distilling:
                 "Labels taught it, and they do not come from the module behind it: so nobody compares native "
                 "answers with that, and no home records calls."
             )
-        for name in ("slices", "costs"):
-            given = getattr(self.options, name)
-            if given is not None and getattr(self.settings.guarantee, name) is None:
-                return (
-                    f"`{name}` cannot be imported by a name, so no process could go on with it: not watched."
-                )
+        for name in self._unnamed():
+            return f"`{name}` cannot be imported by a name, so no process could go on with it: not watched."
         return None
+
+    def _unnamed(self) -> list[str]:
+        """Of `slices` and `costs`, those given as a function that cannot be imported by a name."""
+        guarantee = self.settings.guarantee
+        return [
+            name for name in ("slices", "costs")
+            if getattr(self.options, name) is not None and getattr(guarantee, name) is None
+        ]  # fmt: skip

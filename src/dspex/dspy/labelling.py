@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import dspy
 from dspy.utils.parallelizer import ParallelExecutor
 
-from dspex.distill.trace import REJECTED, Answer, Role, Trace
-from dspex.dspy.rows import Row, input_key
+from dspex.distill.trace import REJECTED, Answer, Trace
+from dspex.dspy.samples import TRAINSET, Given, unpaid
 from dspex.dspy.teachers import ModuleTeacher, Said, storable
 from dspex.errors import ConfigError, ProgramError
 
-__all__ = ["Budget", "Estimate", "Labelled", "label", "stored_rows"]
+__all__ = ["Budget", "Estimate", "Labelled", "label"]
 
 _log = logging.getLogger("dspex.dspy")
-#: Rows with equal inputs.
-Group = list[tuple[Row, Role]]
-
 _PILOT = 8  # rows that tell what the others will cost
 
 
@@ -87,11 +84,11 @@ class Labelled:
     """What came of it.
 
     Attributes:
-        asked: rows that the teacher was asked for, now.
+        asked: answers that the teacher gave now; one for rows with equal inputs.
         known: rows whose answer was in the store already.
         rejected: answers that the metric refused.
-        failed: rows on which the teacher failed.
-        left: rows that were not asked, and `stopped` why.
+        failed: rows on which the teacher failed; of those with equal inputs one.
+        left: rows that were not asked, and `stopped` why; as `failed`.
         usd, seconds: of the answers that came now; usd is None where not known.
         estimate: as it was told ahead.
         votes: of rows with several answers, those that agreed.
@@ -110,8 +107,7 @@ class Labelled:
 
 
 def label(
-    rows: Sequence[Row],
-    roles: Sequence[Role],
+    given: Iterable[Given],
     teacher: ModuleTeacher,
     store: Any,
     *,
@@ -122,11 +118,11 @@ def label(
     max_errors: int | None = None,
     progress: bool = True,
 ) -> Labelled:
-    """Asks the teacher for the rows whose answer the store does not have.
+    """Stores rows with the teacher's answers, and asks for those that the store does not have.
 
     Args:
-        rows: those with equal inputs are asked once, and each is stored, as each is a call.
-        roles: of each row.
+        given: rows that are not stored yet, see `dspex.dspy.samples.missing`. Equal inputs are asked for
+            once, and each row is stored: it is a call.
         metric: metric(example, prediction, trace) of rows that teach and have labels: what it refuses is kept
             and not learned from. Rows that certify are a sample of the calls, and none of them is left out.
         budget: asking stops before a row that would exceed it.
@@ -138,10 +134,12 @@ def label(
         ProgramError: the teacher failed on more than `max_errors` rows. What has been answered is kept.
     """
     asker = _Asker(teacher, store, metric, budget)
-    todo = _unanswered(rows, roles, asker)
+    known, todo = _questions(given, store)
+    run = _runner(asker, num_threads, max_errors)
+    if known:
+        run(known, False)
     if not todo:
         return asker.done
-    run = _runner(asker, num_threads, max_errors)
     first = todo[: _PILOT if len(todo) > 2 * _PILOT else len(todo)]
     started = time.perf_counter()
     run(first, False if len(first) < len(todo) else progress)
@@ -158,41 +156,17 @@ def label(
     return done
 
 
-def _unanswered(rows: Sequence[Row], roles: Sequence[Role], asker: _Asker) -> list[Group]:
-    """The rows to ask for, equal inputs together. Rows whose answer is known are stored with it."""
-    groups: dict[str, Group] = {}
-    for row, role in zip(rows, roles, strict=True):
+def _questions(given: Iterable[Given], store: Any) -> tuple[list[_Question], list[_Question]]:
+    """Rows with equal inputs together: those whose answer the store knows, and those to ask for."""
+    groups: dict[str, list[Given]] = {}
+    for row, role in given:
         groups.setdefault(row.key, []).append((row, role))
-    stored, todo = stored_rows(asker.store), []
-    for key, group in groups.items():
-        answer = asker.store.has_answer(group[0][0].inputs)
-        if answer is None:
-            todo.append(group)
-            continue
-        asker.done.known += len(group)
-        more = group[stored.get(key, 0) :]
-        asker.store.add([_trace(row, role, _free(answer), "trainset") for row, role in more])
-    return todo
-
-
-def stored_rows(store: Any) -> dict[str, int]:
-    """Key of the inputs -> the calls with these inputs that a store has."""
-    found: dict[str, int] = {}
-    for trace in store.traces():
-        key = input_key(trace.inputs)
-        found[key] = found.get(key, 0) + trace.count
-    return found
-
-
-def _free(answer: Answer) -> Answer:
-    """The same answer to a further call, which cost nothing."""
-    return dataclasses.replace(answer, usd=None, tokens=None, seconds=None)
-
-
-def _trace(
-    row: Row, role: Role, answer: Answer, source: str, extra: Mapping[str, Any] | None = None
-) -> Trace:
-    return Trace(row.inputs, answer, role, source, time.time(), extra=extra or {})
+    known: list[_Question] = []
+    todo: list[_Question] = []
+    for group in groups.values():
+        answer = store.has_answer(group[0][0].inputs)
+        (todo if answer is None else known).append(_Question(group, answer))
+    return known, todo
 
 
 def _tell_ahead(asker: _Asker, rest: Sequence[Any], seconds: float, confirm: Any) -> None:
@@ -212,7 +186,7 @@ def _tell_ahead(asker: _Asker, rest: Sequence[Any], seconds: float, confirm: Any
 
 
 def _runner(asker: _Asker, num_threads: int | None, max_errors: int | None) -> Callable[[Any, bool], None]:
-    def run(items: Sequence[Group], progress: bool) -> None:
+    def run(items: Sequence[_Question], progress: bool) -> None:
         # No second question for one that is slow: it would be paid twice.
         executor = ParallelExecutor(
             num_threads=num_threads, max_errors=max_errors, disable_progress_bar=not progress, timeout=0
@@ -231,6 +205,14 @@ def _runner(asker: _Asker, num_threads: int | None, max_errors: int | None) -> C
     return run
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Rows with equal inputs, and the answer to them where it is known."""
+
+    rows: list[Given]
+    answer: Answer | None
+
+
 class _Asker:
     """Asks for one row and keeps the answer; threads share it."""
 
@@ -245,12 +227,14 @@ class _Asker:
         self._under_way = 0
         self._lock = threading.Lock()
 
-    def __call__(self, group: Group) -> bool:
+    def __call__(self, question: _Question) -> bool:
+        rows, answer = question.rows, question.answer
+        if answer is not None:
+            return self._known(rows, answer)
         if not self._may_ask():
             return False
         try:
-            said = self.teacher.said(group[0][0].inputs)
-            self._judged(group, said)
+            self._asked(rows, self.teacher.said(rows[0][0].inputs))
         except Exception as error:
             with self._lock:
                 self.errors.append(error)
@@ -261,16 +245,52 @@ class _Asker:
                 self._under_way -= 1
         return True
 
-    def _judged(self, group: Group, said: Said) -> None:
-        """Keeps what was paid for, also when the metric fails."""
-        kept = [role == "calibrate" or self.metric is None or not row.labels for row, role in group]
+    def _known(self, rows: Sequence[Given], answer: Answer) -> bool:
+        """Stores further rows with an answer that was paid for before."""
+        with self._lock:
+            self.done.known += len(rows)
         try:
-            for at, (row, _) in enumerate(group):
-                if not kept[at]:
-                    assert self.metric is not None
-                    kept[at] = bool(self.metric(row.example, said.prediction, said.trace))
+            self._store(rows, Said(unpaid(answer), dspy.Prediction(**answer.outputs)))
+        except Exception as error:
+            with self._lock:
+                self.errors.append(error)
+            raise
+        return True
+
+    def _asked(self, rows: Sequence[Given], said: Said) -> None:
+        try:
+            self._store(rows, said)
         finally:
-            self._keep(group, said, kept)
+            usd = said.answer.usd
+            with self._lock:
+                self.done.asked += 1
+                self.done.usd = None if usd is None or self.done.usd is None else self.done.usd + usd
+                if sum(said.votes) > 1:
+                    self.done.votes.append(said.votes)
+
+    def _store(self, rows: Sequence[Given], said: Said) -> None:
+        """Stores rows with their answer, all in one step; what was paid for also when the metric fails."""
+        good = [role == "calibrate" or self.metric is None or not row.labels for row, role in rows]
+        try:
+            for at, (row, _) in enumerate(rows):
+                if not good[at]:
+                    assert self.metric is not None
+                    good[at] = bool(self.metric(row.example, said.prediction, said.trace))
+        finally:
+            self.store.add(self._traces(rows, said, good))
+            with self._lock:
+                self.done.rejected += len(good) - sum(good)
+
+    def _traces(self, rows: Sequence[Given], said: Said, good: Sequence[bool]) -> list[Trace]:
+        """One for each row. What the answer cost, and its votes, are told by the first."""
+        answer = storable(said.answer, self.teacher.learned)
+        extra: dict[str, Any] = {"votes": list(said.votes)} if sum(said.votes) > 1 else {}
+        traces: list[Trace] = []
+        for (row, role), kept in zip(rows, good, strict=True):
+            source = TRAINSET if kept else REJECTED
+            traces.append(Trace(row.inputs, answer, role, source, time.time(), extra=extra))
+            answer, extra = unpaid(answer), {}
+        return traces
 
     def _may_ask(self) -> bool:
         with self._lock:
@@ -287,22 +307,3 @@ class _Asker:
                 return False
             self._under_way += 1
             return True
-
-    def _keep(self, group: Group, said: Said, kept: Sequence[bool]) -> None:
-        extra: dict[str, Any] = {"votes": list(said.votes)} if sum(said.votes) > 1 else {}
-        answer = storable(said.answer, self.teacher.learned)
-        self.store.add(
-            [
-                _trace(
-                    row, role, answer if at == 0 else _free(answer), "trainset" if good else REJECTED, extra
-                )
-                for at, ((row, role), good) in enumerate(zip(group, kept, strict=True))
-            ]
-        )
-        usd = said.answer.usd
-        with self._lock:
-            self.done.asked += 1
-            self.done.rejected += len(kept) - sum(kept)
-            self.done.usd = None if usd is None or self.done.usd is None else self.done.usd + usd
-            if sum(said.votes) > 1:
-                self.done.votes.append(said.votes)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dspex.distill.store import VersionRecord
 from dspex.errors import ModelFileError
+from dspex.guarantee.certificate import Certificate
 
 __all__ = ["DistillReport"]
 
@@ -21,7 +23,7 @@ class DistillReport:
     Attributes:
         covers: whether any call may be answered natively.
         reason: why, in a sentence.
-        agreement, delta, method: as asked for.
+        agreement, delta, method: as the certificate has them; without one, as asked for.
         taught_by: "teacher" (the module's answers), "labels" (of the examples), "traces" (recorded answers),
             or several of these joined by " and ". The guarantee is of agreement with them.
         learned: the outputs that are answered natively.
@@ -37,6 +39,8 @@ class DistillReport:
         sliced: whether the guarantee is one per slice.
         samples: answers that the teacher gives for one.
         notes: what should be known besides.
+        asked: "agreement", "delta" and "method" as asked for; that delta is for all versions of the home
+            together.
         version: its number in the home.
         home: the directory; None: it was in memory.
     """
@@ -58,6 +62,7 @@ class DistillReport:
     sliced: bool = False
     samples: int = 1
     notes: tuple[str, ...] = ()
+    asked: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
     home: str | None = None
 
@@ -69,6 +74,26 @@ class DistillReport:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able data."""
         return dataclasses.asdict(self) | {"learned": list(self.learned), "notes": list(self.notes)}
+
+    def of_version(self, record: VersionRecord, learned: Sequence[str]) -> DistillReport:
+        """The same of another version of the home."""
+        certificate = Certificate.from_dict(record.certificate)
+        figures = {name: value for name, value in record.figures.items() if name != "reference"}
+        return dataclasses.replace(
+            self,
+            covers=certificate.covers,
+            reason=certificate.reason,
+            agreement=certificate.agreement,
+            delta=certificate.delta,
+            method=certificate.method,
+            learned=tuple(learned),
+            left={name: why for name, why in self.left.items() if name not in learned},
+            rows={**self.rows, "fit": record.rows_fit, "calibrate": record.rows_calibrate},
+            rows_needed=None,
+            certificate=certificate.to_dict(),
+            figures=figures,
+            version=record.number,
+        )
 
     @classmethod
     def from_dict(cls, data: Any) -> DistillReport:
@@ -99,7 +124,19 @@ class DistillReport:
             f"Coverage: {certificate['coverage']:.3f} of the {certificate['rows']} rows that certify it; "
             f"{certificate['errors']} of {certificate['accepted']} answered ones disagree "
             f"(at most {certificate['upper_bound']:.4f} in truth).",
+            *self._asked(),
             *(f"Assumption: {each}" for each in certificate.get("assumptions", ())),
+        ]
+
+    def _asked(self) -> list[str]:
+        asked = self.asked
+        version = [] if self.version is None else [f"Version: {self.version}"]
+        if not asked:
+            return version
+        return [
+            *version,
+            f"Asked for: at least {asked['agreement']:.4g}, with confidence {1 - asked['delta']:.3g} for all "
+            "versions together.",
         ]
 
     def _rows(self) -> list[str]:

@@ -147,5 +147,6 @@ def refuse_shared(trainset: Sequence[Row], valset: Sequence[Row]) -> None:
         if row.key in known:
             raise InputError(
                 f"the example is in the trainset too, there in row {known[row.key]}", row=row.number,
-                field="valset", hint="Rows that certify must teach nothing: take it out of one of them",
+                field="valset",
+                hint="Rows that certify teach nothing, and are a sample: take it out of the trainset",
             )  # fmt: skip

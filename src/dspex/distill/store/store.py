@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
 from dspex.distill.store.records import Audit, Event, Stage, State, Usage, VersionRecord
 from dspex.distill.store.retention import drop_some, give_back
+from dspex.distill.store.temporary import removal
 from dspex.distill.store.traces import Redact, Traces
 from dspex.distill.store.versions import Versions
 from dspex.distill.trace import Answer, Role, Trace
@@ -74,7 +74,7 @@ class Store:
         self._since_prune = 0
         # Nobody else can come back to a temporary home: it also goes when its store does, at the latest with
         # the process.
-        self._remove = weakref.finalize(self, _removed, database, home, os.getpid()) if temporary else None
+        self._remove = removal(self, database, home) if temporary else None
 
     @classmethod
     def open(
@@ -174,14 +174,15 @@ class Store:
     def add(self, traces: Iterable[Trace], *, known_upto: int = 0) -> list[int | None]:
         """Store traces in one transaction.
 
-        With ``deduplicate``, a row to fit on that equals one in the store is counted there: costs add up.
+        With ``deduplicate``, a row to fit on that equals one of the same source in the store is counted
+        there: costs add up.
         A trace without a time gets the present one; one that has certified (`used_by`) becomes a row to fit
         on.
 
         Args:
-            known_upto: for imports: a call that is among the rows up to this number already (equal inputs
-                and answer, and equal time if it has one) is not stored again. `counts()["last"]` is the
-                number of the newest.
+            known_upto: for imports: a call that is among the rows up to this number already (equal source,
+                inputs and answer, and equal time if it has one) is not stored again. `counts()["last"]` is
+                the number of the newest.
 
         Returns:
             the number of each trace's row; None where `redact` dropped it.
@@ -241,6 +242,10 @@ class Store:
     def has_answer(self, inputs: Mapping[str, Any]) -> Answer | None:
         """The newest answer to equal inputs (after `redact`), or None: so that nobody pays twice."""
         return self._traces.answer(inputs)
+
+    def times(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        """Source -> how many calls with equal inputs (after `redact`) are kept from there."""
+        return self._traces.times(inputs)
 
     def prune(self) -> int:
         """Drop all traces and audits beyond `max_age` and `max_rows`; returns how many.
@@ -449,10 +454,3 @@ class Store:
     def data_version(self) -> int:
         """Changes when another store, so another process, has written to the home; some microseconds."""
         return self._database.data_version()
-
-
-def _removed(database: Database, home: Path, owner: int) -> None:
-    """Ends a temporary home; in a forked child, only what the child has of it."""
-    database.close()
-    if owner == os.getpid():
-        shutil.rmtree(home, ignore_errors=True)

@@ -100,8 +100,8 @@ class Traces:
         if self._settings.deduplicate and row.role == 0:
             equal = connection.execute(
                 "SELECT id FROM traces WHERE fingerprint = ? AND role = 0 AND inputs = ? AND answer = ? "
-                "ORDER BY id DESC LIMIT 1",
-                (row.fingerprint, row.inputs, row.answer),
+                "AND source = ? ORDER BY id DESC LIMIT 1",
+                (row.fingerprint, row.inputs, row.answer, row.source),
             ).fetchone()
             if equal is not None:
                 _merge(connection, int(equal[0]), row)
@@ -163,6 +163,20 @@ class Traces:
             ).fetchone()
         return None if row is None else self._codec.unpack_answer(*row)
 
+    def times(self, inputs: Mapping[str, Any]) -> dict[str, int]:
+        kept = self.redacted(inputs)
+        if kept is None:
+            return {}
+        packed = self._codec.pack_inputs(kept)
+        with self._database.reading() as connection:
+            return dict(
+                connection.execute(
+                    "SELECT source, sum(count) FROM traces WHERE fingerprint = ? AND inputs = ? "
+                    "GROUP BY source",
+                    (fingerprint(packed), packed),
+                )
+            )
+
     def counts(self) -> dict[str, Any]:
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -200,8 +214,8 @@ def _same_call(connection: sqlite3.Connection, row: _Row, at: float, known_upto:
     """
     found = connection.execute(
         "SELECT id FROM traces WHERE fingerprint = ? AND id <= ? AND inputs = ? AND answer = ? "
-        "AND (? = 0 OR at = ? OR (role = 0 AND at > ?)) LIMIT 1",
-        (row.fingerprint, known_upto, row.inputs, row.answer, at, at, at),
+        "AND source = ? AND (? = 0 OR at = ? OR (role = 0 AND at > ?)) LIMIT 1",
+        (row.fingerprint, known_upto, row.inputs, row.answer, row.source, at, at, at),
     ).fetchone()
     return None if found is None else int(found[0])
 
