@@ -115,7 +115,7 @@ def test_audits_ask_in_the_background(server: LMServer, tmp_path: Path) -> None:
     try:
         server.clear()
         assert route(fast(text=SURE)) == "native"
-        wait_until(lambda: server.count == 1)
+        wait_until(lambda: server.count == 1, 30)
         fast.live.flush()
         audits = list(fast.live.store.audits(1))
         assert [audit.wrong for audit in audits] == [False]
