@@ -17,7 +17,7 @@ from pathlib import Path
 from dspex.distill.store.failures import DAMAGED, FAILURES, failure
 from dspex.errors import ModelFileError, ProgramError
 
-__all__ = ["Database"]
+__all__ = ["Database", "unforked"]
 
 BUSY_SECONDS = 10.0
 _IDLE_READERS = 4
@@ -183,7 +183,10 @@ class Database:
 
 
 _LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
-_FORKING = threading.Lock()  # from before a fork to after it: one thread at a time
+# From before a fork to after it: one thread at a time, and nobody opens a store, as SQLite would be in the midst of
+# it. A thread may take it again.
+_FORKING = threading.RLock()
+unforked = _FORKING
 _quiet: list[Database] = []
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from dspex.distill.settings import StoreSettings
 from dspex.distill.store import opening
 from dspex.distill.store.codec import Codec, without_learned
-from dspex.distill.store.database import Database
+from dspex.distill.store.database import Database, unforked
 from dspex.distill.store.export import export
 from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
@@ -112,7 +112,8 @@ class Store:
         temporary = home is None
         path = Path(tempfile.mkdtemp(prefix="dspex-store-") if home is None else home).absolute()
         try:
-            return cls._open(path, signature, settings, create, redact, read_only, clock, temporary)
+            with unforked:
+                return cls._open(path, signature, settings, create, redact, read_only, clock, temporary)
         except BaseException:
             if temporary:
                 shutil.rmtree(path, ignore_errors=True)
