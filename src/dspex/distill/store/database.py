@@ -183,8 +183,8 @@ class Database:
 
 
 _LIVE: weakref.WeakSet[Database] = weakref.WeakSet()
-# From before a fork to after it: one thread at a time, and nobody opens a store, as SQLite would be in the midst of
-# it. A thread may take it again.
+# From before a fork to after it: one thread at a time, and nobody opens a store, as SQLite would be in the
+# midst of it. A thread may take it again.
 _FORKING = threading.RLock()
 unforked = _FORKING
 _quiet: list[Database] = []
