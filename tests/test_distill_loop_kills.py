@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -31,6 +29,7 @@ from distill_loop_tools import (
 from dspex.distill.store import State, Store
 from dspex.errors import DspexError
 from dspex.testing import LMServer
+from forking_tools import Services
 from test_live_crashes import check
 
 STRESS = int(os.environ.get("DSPEX_STRESS", "1"))
@@ -85,34 +84,16 @@ for line in sys.stdin:
 """
 
 
-class Services:
-    """The process that forks services."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", SERVICES, str(Path(__file__).parent)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
+class Looping(Services):
+    """Services that go through the loop."""
 
     def start(self, home: Path, start: int, config: Any) -> int:
-        self.input.write(json.dumps([str(home), start, config]) + "\n")
-        self.input.flush()
-        return int(self.output.readline())
-
-    def ended(self) -> int:
-        """Exit code of the service, negative for a signal."""
-        return int(self.output.readline())
-
-    def close(self) -> None:
-        self.input.close()
-        self.output.close()
-        assert self.process.wait(30) == 0
+        return self.send(json.dumps([str(home), start, config]))
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
-    started = Services()
+def services() -> Iterator[Looping]:
+    started = Looping(SERVICES)
     yield started
     started.close()
 
@@ -182,7 +163,7 @@ MOMENTS: list[Moment] = [
 
 
 @pytest.mark.parametrize("seed", range(STRESS))
-def test_killed_wherever_it_stands_and_going_on(services: Services, tmp_path: Path, seed: int) -> None:
+def test_killed_wherever_it_stands_and_going_on(services: Looping, tmp_path: Path, seed: int) -> None:
     home, mind, draw = tmp_path / "home", Mind(), random.Random(seed)
     seen, stages, at = Seen(home), set(), ROWS
     groups = []

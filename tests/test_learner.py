@@ -17,6 +17,7 @@ from dspex.distill import jobs, lifecycle
 from dspex.distill.curriculum import curriculum
 from dspex.distill.learner import keep, learn
 from dspex.distill.making import certified, taught
+from dspex.distill.report import facts, page
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, Store
 from dspex.distill.terms import terms_of, wanted_of, weaker
@@ -125,6 +126,9 @@ def test_a_version_that_covers_less_than_the_running_one_is_kept_out_of_use(tmp_
         assert compared["version"] == 1
         assert compared["running"]["coverage"] > compared["new"]["coverage"]
         assert "version 1 covers" in lesson.reason
+        told = facts(store)["versions"][0]
+        assert (told["version"], told["compared"]) == (2, compared)
+        assert "version 1 covers" in page(facts(store))
 
 
 def test_after_a_breach_only_later_rows_certify_and_old_ones_teach_only_if_they_help(tmp_path):

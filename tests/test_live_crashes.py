@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +16,7 @@ import pytest
 
 from dspex.distill.live import LiveProgram
 from dspex.distill.store import Store
+from forking_tools import Services
 from live_tools import Planted, add_version, home, rows, serve, settings
 
 STRESS = int(os.environ.get("DSPEX_STRESS", "1"))
@@ -98,34 +97,16 @@ for line in sys.stdin:
 """
 
 
-class Services:
-    """The process that forks services."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-c", SERVICES, str(Path(__file__).parent)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.input, self.output = self.process.stdin, self.process.stdout
+class Crashing(Services):
+    """Services that are killed at a commit, or from outside."""
 
     def start(self, home: Path, at: int = 0, late: bool = False, seed: int = 1) -> int:
-        self.input.write(f"{home}|{at}|{'late' if late else 'early'}|{seed}\n")
-        self.input.flush()
-        return int(self.output.readline())
-
-    def ended(self) -> int:
-        """Exit code of the service, negative for a signal."""
-        return int(self.output.readline())
-
-    def close(self) -> None:
-        self.input.close()
-        self.output.close()
-        assert self.process.wait(30) == 0
+        return self.send(f"{home}|{at}|{'late' if late else 'early'}|{seed}")
 
 
 @pytest.fixture(scope="module")
-def services() -> Iterator[Services]:
-    started = Services()
+def services() -> Iterator[Crashing]:
+    started = Crashing(SERVICES)
     yield started
     started.close()
 
@@ -160,7 +141,7 @@ def check(place: Path) -> str:
         return str(state.stage)
 
 
-def test_the_scenario_goes_all_the_way(services: Services, template: Path, tmp_path: Path) -> None:
+def test_the_scenario_goes_all_the_way(services: Crashing, template: Path, tmp_path: Path) -> None:
     place = shutil.copytree(template, tmp_path / "home")
     services.start(place)
     assert services.ended() == 0
@@ -174,7 +155,7 @@ def test_the_scenario_goes_all_the_way(services: Services, template: Path, tmp_p
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-def test_killed_at_each_commit(services: Services, template: Path, tmp_path: Path, late: bool) -> None:
+def test_killed_at_each_commit(services: Crashing, template: Path, tmp_path: Path, late: bool) -> None:
     stages, stride, at = set(), max(1, 5 // STRESS), 1
     while True:
         place = shutil.copytree(template, tmp_path / f"home{at}")
@@ -188,7 +169,7 @@ def test_killed_at_each_commit(services: Services, template: Path, tmp_path: Pat
     assert stages == {"teacher", "shadow", "canary", "live"}
 
 
-def test_killed_at_random_moments_and_going_on(services: Services, template: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments_and_going_on(services: Crashing, template: Path, tmp_path: Path) -> None:
     place, draw = shutil.copytree(template, tmp_path / "home"), random.Random(1)
     for seed in range(25 * STRESS):
         service = services.start(place, seed=seed)

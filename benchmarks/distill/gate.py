@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +12,7 @@ from typing import Any
 
 import dspex
 from benchmarks import timing
+from benchmarks.counting import counted
 from benchmarks.distill.plan import Plan
 from benchmarks.distill.served import live, live_home
 from benchmarks.distill.tables import Table
@@ -110,21 +108,8 @@ def instructions(program: Any, name: str) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "program.dspex")
         program.save(file)
-        once, twice = (_counted(file, name, calls) for calls in (CALLS, 2 * CALLS))
+        once, twice = (counted("benchmarks.distill.gate", file, name, calls) for calls in (CALLS, 2 * CALLS))
     return (twice - once) / CALLS
-
-
-def _counted(file: Path, name: str, calls: int) -> int:
-    command = [
-        *("valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"),
-        *(sys.executable, "-m", "benchmarks.distill.gate", str(file), name, str(calls)),
-    ]
-    env = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None:
-        raise RuntimeError(f"callgrind failed: {done.stderr.strip()[-400:]}")
-    return int(found[1])
 
 
 def call(file: str, name: str, calls: str) -> None:

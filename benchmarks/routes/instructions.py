@@ -7,10 +7,7 @@ As a command it is that process: `python -m benchmarks.routes.instructions WAY C
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import dspex
+from benchmarks.counting import counted
 from benchmarks.rounds import Figures, Plan, say
 from benchmarks.routes.native import ADAPTER, DIRECT, caller, ways
 from benchmarks.routes.programs import fitted, sure
@@ -45,21 +43,10 @@ def sections(plan: Plan) -> Iterator[Section]:
 
 
 def _a_call(way: str, file: Path) -> Figures:
-    once, twice = (_counted(way, calls, file) for calls in (CALLS, 2 * CALLS))
+    once, twice = (
+        counted("benchmarks.routes.instructions", way, calls, file) for calls in (CALLS, 2 * CALLS)
+    )
     return {FIGURE: (twice - once) / CALLS}
-
-
-def _counted(way: str, calls: int, file: Path) -> int:
-    command = [
-        *("valgrind", "--tool=callgrind", f"--callgrind-out-file={os.devnull}"),
-        *(sys.executable, "-m", "benchmarks.routes.instructions", way, str(calls), str(file)),
-    ]
-    env = {**os.environ, "PYTHONHASHSEED": "0"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if done.returncode or found is None:
-        raise RuntimeError(f"callgrind failed: {done.stderr.strip()[-400:]}")
-    return int(found[1])
 
 
 def call(way: str, calls: int, file: str) -> None:

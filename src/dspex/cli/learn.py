@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from dspex.cli import output
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
             "rows_fit": record.rows_fit,
             "rows_calibrate": record.rows_calibrate,
             "seconds": record.seconds,
+            "compared": record.figures.get("compared"),
             "weaker": None if wanted is None else weaker(record, wanted),
         }
     if args.json:
@@ -80,12 +82,23 @@ def _print(facts: dict[str, Any]) -> None:
         output.pair("learned from", f"{facts['rows_fit']:,} rows", _LABEL)
         output.pair("certified on", f"{facts['rows_calibrate']:,} rows", _LABEL)
         output.pair("coverage", words.percent(facts["certificate"].get("coverage")), _LABEL)
+        if facts["compared"] is not None:
+            output.pair("beside", _beside(facts["compared"]), _LABEL)
         output.pair("took", words.duration(facts["seconds"]), _LABEL)
     output.pair("because", output.shorten(words.visible(facts["reason"]), 600), _LABEL)
     if facts.get("weaker"):
         output.pair("not used", f"the home guarantees more: {facts['weaker']}", _LABEL)
     if facts["rows_needed"]:
         output.pair("missing", f"about {facts['rows_needed']:,} certifying rows", _LABEL)
+
+
+def _beside(compared: Mapping[str, Any]) -> str:
+    """The version in service on the same rows."""
+    from dspex.distill.report import words
+
+    line = compared["running"]
+    coverage, agreement = words.percent(line["coverage"]), words.percent(line["agreement"])
+    return f"version {compared['version']}: coverage {coverage}, agreement {agreement} on these rows"
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dspex._lazy import lazy
 
 if TYPE_CHECKING:
     from dspex.config.backends import (
@@ -54,12 +55,5 @@ _HOMES = {
 
 
 if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
-
-    def __getattr__(name: str) -> Any:
-        # Pydantic takes a tenth of a second, and who has configured nothing asks only `is_configured`.
-        for module, names in _HOMES.items():
-            if name in names:
-                value = getattr(import_module(f"dspex.config.{module}"), name)
-                globals()[name] = value
-                return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Pydantic takes a tenth of a second, and who has configured nothing asks only `is_configured`.
+    __getattr__ = lazy(__name__, _HOMES, globals())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dspex._lazy import lazy
 
 if TYPE_CHECKING:
     from dspex.distill.guarded import Guarded
@@ -61,14 +62,7 @@ _HOMES = {
 }  # fmt: skip
 
 if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
-
-    def __getattr__(name: str) -> Any:
-        for module, names in _HOMES.items():
-            if name in names:
-                value = getattr(import_module(f"dspex.distill.{module}"), name)
-                globals()[name] = value
-                return value
-        raise AttributeError(f"module 'dspex.distill' has no attribute {name!r}")
+    __getattr__ = lazy(__name__, _HOMES, globals())
 
 
 def __dir__() -> list[str]:

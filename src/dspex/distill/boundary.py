@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dspex.distill.guarded import label_group
 from dspex.distill.trace import Trace
+from dspex.routing.gate import label_group
 
 __all__ = ["boundary_pairs"]
 

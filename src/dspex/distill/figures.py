@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dspex.distill.guarded import label_group
 from dspex.distill.trace import Trace
+from dspex.routing.gate import label_group
 
 __all__ = ["line", "per_class", "teacher_name"]
 

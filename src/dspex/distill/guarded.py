@@ -12,7 +12,7 @@ from dspex.program import Program
 from dspex.result import Result
 from dspex.routing.gate import label_group
 
-__all__ = ["Guarded", "label_group"]
+__all__ = ["Guarded"]
 
 _NEVER = math.inf
 
@@ -36,10 +36,9 @@ class Guarded:
         self.certificate = certificate
         self._slices = slices
         self._groups: dict[str, float] | None = None
-        self.threshold: float | None = _NEVER if certificate.threshold is None else certificate.threshold
+        self.threshold = None if certificate.thresholds is not None else certificate.threshold_for()
         self.by = _by(program, certificate, slices)
         if certificate.thresholds is not None:
-            self.threshold = None
             given = certificate.thresholds.items()
             self._groups = {name: _NEVER if least is None else least for name, least in given}
             if self.by == "slice" and slices is None:

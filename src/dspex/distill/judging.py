@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dspex.distill.agreement import Agreement, Cost, Slice, imported
-from dspex.distill.guarded import Guarded, label_group
+from dspex.distill.guarded import Guarded
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.trace import Trace
 from dspex.errors import ConfigError, InputError
@@ -18,6 +18,7 @@ from dspex.learning.gate import held_out as learned_held_out
 from dspex.learning.targets import classes_of
 from dspex.program import Program
 from dspex.result import Result
+from dspex.routing.gate import label_group
 from dspex.signature import Signature
 
 __all__ = ["Judged", "costs_of", "groups_of", "held_out", "is_one_class", "judge", "stands_of"]

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dspex.distill import lifecycle
-from dspex.distill.guarded import label_group
 from dspex.distill.hooks import Hooks, log
 from dspex.distill.monitor import Monitor
 from dspex.distill.plan import Plan, plan_of, without_version
@@ -18,6 +17,7 @@ from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, State, Store
 from dspex.distill.tally import Costs
 from dspex.errors import DspexError, ResourceError
+from dspex.routing.gate import label_group
 
 __all__ = ["Keeper"]
 

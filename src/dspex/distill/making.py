@@ -12,7 +12,7 @@ import numpy as np
 from dspex.distill.agreement import Agreement, Cost, Slice, imported
 from dspex.distill.boundary import boundary_pairs
 from dspex.distill.figures import line, per_class, teacher_name
-from dspex.distill.guarded import Guarded, label_group
+from dspex.distill.guarded import Guarded
 from dspex.distill.judging import Judged, costs_of, groups_of, held_out, is_one_class, judge, stands_of
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.trace import Trace
@@ -25,6 +25,7 @@ from dspex.guarantee.reference import DriftReference
 from dspex.learning.fit import fit
 from dspex.learning.targets import classes_of
 from dspex.program import Program
+from dspex.routing.gate import label_group
 from dspex.signature import Signature
 
 __all__ = ["Lack", "Made", "Taught", "certified", "lacking", "make", "taught"]
@@ -204,14 +205,20 @@ class Lack:
     rows: int | None
 
 
-def lacking(lesson: Taught, count: int, settings: GuaranteeSettings, delta: float) -> Lack | None:
+def lacking(
+    lesson: Taught, count: int, settings: GuaranteeSettings, delta: float, *, tried: int = _TRIED
+) -> Lack | None:
     """What `count` certifying rows lack to certify something with a chance of 80 %; None: nothing.
 
     Looks at held-out rows of the fit only. So certifying rows are not used up for nothing, and whether they
     are used does not depend on what they say. Held-out rows can be too dark a picture, of many texts that are
     nearly the same for instance: a large number of certifying rows is tried in any case.
+
+    Args:
+        count: of rows that certify.
+        tried: that large number, as a multiple of the rows that certify if none is wrong.
     """
-    if count >= _TRIED * rows_without_errors(1 - settings.agreement, delta):
+    if count >= tried * rows_without_errors(1 - settings.agreement, delta):
         return None
     seen = _like_the_calls(lesson)
     if settings.slices is not None or settings.per_class or settings.costs is not None or seen is None:
@@ -365,15 +372,12 @@ def _figures(
 ) -> dict[str, Any]:
     stands = stands_of(guarded, rows, judged)
     outputs = tuple(lesson.program.signature.outputs)
-    info = lesson.program.info()
     return {
         "fit_seconds": lesson.seconds,
-        "floor": None if info["gate"] is None else info["gate"]["floor"],
         "rows_fit": len(lesson.rows),
         "rows_certifying": len(rows),
         "line": line(len(rows), int(stands.sum()), int((stands & judged.wrong).sum())),
-        "held_out": info["calibration"]["held_out"],
-        "model_bytes": info["model_bytes"],
+        "held_out": lesson.program.info()["calibration"]["held_out"],
         "per_class": per_class(
             [teacher_name(row, outputs) for row in rows], list(stands), list(judged.wrong)
         ),

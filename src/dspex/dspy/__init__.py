@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dspex._lazy import lazy
 
 if TYPE_CHECKING:
     from dspex.dspy.acceleration import PredictorReport, accelerate, load_accelerated, report
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from dspex.dspy.distill import Distill
     from dspex.dspy.distilled import Distilled
     from dspex.dspy.histories import history_traces
+    from dspex.dspy.modes import native_mode
     from dspex.dspy.outlook import DistillReport
-    from dspex.dspy.predict import Predict, native_mode, native_result, route
+    from dspex.dspy.predict import Predict, native_result, route
 
 __all__ = [
     "Distill",
@@ -37,18 +39,12 @@ _HOMES = {
     "distilled": ("Distilled",),
     "histories": ("history_traces",),
     "outlook": ("DistillReport",),
-    "predict": ("Predict", "native_mode", "native_result", "route"),
+    "modes": ("native_mode",),
+    "predict": ("Predict", "native_result", "route"),
 }
 
 if not TYPE_CHECKING:  # type checkers take the imports above, and so see a misspelt name
-
-    def __getattr__(name: str) -> Any:
-        for module, names in _HOMES.items():
-            if name in names:
-                value = getattr(import_module(f"dspex.dspy.{module}"), name)
-                globals()[name] = value
-                return value
-        raise AttributeError(f"module 'dspex.dspy' has no attribute {name!r}")
+    __getattr__ = lazy(__name__, _HOMES, globals())
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 from dspy.utils import callback_context
 
-__all__ = ["compiling_thread", "is_compiling"]
+__all__ = ["CompilingCopy", "compiling_thread", "is_compiling"]
 
 _LOOKS = 3
 
@@ -38,3 +38,24 @@ def _has_compile(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+class CompilingCopy:
+    """Base of what knows whether it is a copy that an optimizer made, while that compiles."""
+
+    def __init__(self, thread: int | None = None) -> None:
+        self._thread = thread
+
+    def is_compiled_now(self) -> bool:
+        """Whether this is a copy made by an optimizer that is still compiling."""
+        if self._thread is None:
+            return False
+        if is_compiling(self._thread):
+            return True
+        self._thread = None
+        return False
+
+    def _copys_thread(self) -> int | None:
+        """Of a copy that is made now."""
+        thread = compiling_thread()
+        return self._thread if thread is None else thread

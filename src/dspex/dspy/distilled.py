@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import dspy
-from dspy.dsp.utils.settings import thread_local_overrides
 
 from dspex.checks import check_outputs
 from dspex.distill.agreement import Slice
 from dspex.distill.guarded import Guarded
 from dspex.dspy.lazy import Later, LazyPrediction
-from dspex.dspy.native_part import NativePart, checked_mode
+from dspex.dspy.modes import checked_mode, mode_now, wants_samples
+from dspex.dspy.native_part import NativePart
 from dspex.dspy.outlook import DistillReport
-from dspex.dspy.predict import _KEY, _wants_samples
 from dspex.dspy.serving import Serving
 from dspex.dspy.tasks import signature_of
 from dspex.dspy.teachers import CALL, Call
@@ -173,8 +172,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         return self._given(answer, kwargs)
 
     def _mode(self) -> str:
-        mode: str = thread_local_overrides.get().get(_KEY) or self._native.mode
-        return mode
+        return mode_now(self._native.mode)
 
     def _checked(self, args: Any, kwargs: Mapping[str, Any]) -> str | None:
         if args:
@@ -194,7 +192,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         others = [name for name in kwargs if signature is None or name not in signature.inputs]
         if [name for name in others if name != "_trace"]:
             return f"the call asks for the teacher by its {' and '.join(others)}"
-        if _wants_samples(getattr(dspy.settings.lm, "kwargs", None)):
+        if wants_samples(getattr(dspy.settings.lm, "kwargs", None)):
             return "the LM is asked for samples: rollout_id, or several completions"
         return None
 

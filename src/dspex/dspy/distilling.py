@@ -252,12 +252,10 @@ class Distilling:
     def _lacking(self, lesson: Taught, count: int, number: int) -> Lack | None:
         """Why the rows that certify are not used up: without one error they would be too few."""
         guarantee = self.settings.guarantee
+        if guarantee.costs or self.options.costs:
+            return None
         delta = delta_of(guarantee.delta, number)
-        if (
-            count >= rows_without_errors(1 - guarantee.agreement, delta)
-            or guarantee.costs
-            or self.options.costs
-        ):
+        if count >= rows_without_errors(1 - guarantee.agreement, delta):
             return None
         few = "there are too few rows that certify"
         return lacking(lesson, count, guarantee, delta) or Lack(few, None)

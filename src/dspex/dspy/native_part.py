@@ -10,22 +10,22 @@ from dspy.predict.parameter import Parameter
 from dspex.distill.agreement import Slice
 from dspex.distill.guarded import Guarded
 from dspex.distill.task import with_outputs
-from dspex.dspy.compiling import compiling_thread, is_compiling
+from dspex.dspy.compiling import CompilingCopy
+from dspex.dspy.modes import checked_mode
 from dspex.dspy.native_side import packed, unpacked
 from dspex.dspy.outlook import DistillReport
-from dspex.errors import ConfigError, DspexError, ModelFileError, nearest
+from dspex.errors import DspexError, ModelFileError
 from dspex.guarantee.certificate import Certificate
 from dspex.program import Program
 from dspex.signature import Signature
 from dspex.spec import bound_signature
 
-__all__ = ["MODES", "NativePart", "checked_mode"]
+__all__ = ["NativePart"]
 
-MODES = ("auto", "off", "only")
 _FORMAT = 1
 
 
-class NativePart(Parameter):  # type: ignore[misc]  # DSPy has no types
+class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no types
     """Program, certificate and report. A copy shares them; none is written to.
 
     Attributes:
@@ -37,12 +37,12 @@ class NativePart(Parameter):  # type: ignore[misc]  # DSPy has no types
     """
 
     def __init__(self, signature: Signature | None = None, slices: Slice | None = None) -> None:
+        super().__init__()
         self.signature = signature
         self.slices = slices
         self.guarded: Guarded | None = None
         self.report: DistillReport | None = None
         self.mode = "auto"
-        self._thread: int | None = None
 
     @property
     def program(self) -> Program | None:
@@ -50,15 +50,6 @@ class NativePart(Parameter):  # type: ignore[misc]  # DSPy has no types
 
     def reset(self) -> None:
         """Of every DSPy parameter; what was learned stays."""
-
-    def is_compiled_now(self) -> bool:
-        """Whether this is a copy made by an optimizer that is still compiling."""
-        if self._thread is None:
-            return False
-        if is_compiling(self._thread):
-            return True
-        self._thread = None
-        return False
 
     def obstacle(self) -> str | None:
         """Why no call can be answered natively; None: some can."""
@@ -120,8 +111,7 @@ class NativePart(Parameter):  # type: ignore[misc]  # DSPy has no types
     def __deepcopy__(self, memo: dict[int, Any]) -> NativePart:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        thread = compiling_thread()
-        copy._thread = self._thread if thread is None else thread
+        copy._thread = self._copys_thread()
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,14 +132,3 @@ def bound(program: Program, signature: Signature) -> Program:
         if found == program.signature
         else Program(found, program._arrays, program._meta, program.route)
     )
-
-
-def checked_mode(mode: Any) -> str:
-    """One of `MODES`.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    if mode not in MODES:
-        raise ConfigError(f"unknown mode {mode!r}", field="native_mode", hint=nearest(str(mode), MODES))
-    return str(mode)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dspex.dspy.compiling import compiling_thread, is_compiling
+from dspex.dspy.compiling import CompilingCopy
 from dspex.errors import ConfigError, DspexError, ModelFileError, SignatureError
 from dspex.learning.fit import fit
 from dspex.program import Program, load
@@ -41,17 +41,15 @@ class Fit(NamedTuple):
     obstacle: str = ""
 
 
-class NativeSide:
+class NativeSide(CompilingCopy):
     """A predictor's native program. A copy shares the program, which is never written to.
 
     A copy that is made while an optimizer compiles knows it: see `is_compiled_now`.
     """
 
-    __slots__ = ("_fit", "_thread", "program")
-
     def __init__(self, program: Program, thread: int | None = None, fit: Fit | None = None) -> None:
         self.program = program
-        self._thread = thread
+        super().__init__(thread)
         self._fit = fit
 
     def fit(self, signature: Any) -> Fit:
@@ -74,18 +72,8 @@ class NativeSide:
             return Fit(signature, None, obstacle=f"its native side is of another signature: {error.message}")
         return Fit(signature, program)
 
-    def is_compiled_now(self) -> bool:
-        """Whether this is a copy made by an optimizer that is still compiling."""
-        if self._thread is None:
-            return False
-        if is_compiling(self._thread):
-            return True
-        self._thread = None
-        return False
-
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeSide:
-        thread = compiling_thread()
-        return NativeSide(self.program, self._thread if thread is None else thread, self._fit)
+        return NativeSide(self.program, self._copys_thread(), self._fit)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NativeSide, (self.program,)  # without what holds for this process only

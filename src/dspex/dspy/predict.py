@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Self
 
 import dspy
-from dspy.dsp.utils.settings import thread_local_overrides
 
+from dspex.dspy.modes import checked_mode, mode_now, wants_samples
 from dspex.dspy.native_side import TAKEN, NativeSide, as_program, is_fitted, packed, unpacked
 from dspex.errors import ConfigError, InputError, ModelFileError, ProgramError, nearest
 from dspex.program import Program
 from dspex.result import Result, Route
 from dspex.signature import Signature
 
-__all__ = ["MODES", "Predict", "converted", "native_mode", "native_result", "route"]
+__all__ = ["Predict", "converted", "native_result", "route"]
 
 _log = logging.getLogger("dspex.dspy")
 
-#: auto: natively where the native side is sure, else by the LM; off: by the LM; only: natively or an error.
-MODES = ("auto", "off", "only")
-_KEY = "dspex_native_mode"  # in dspy.settings, so that it reaches the threads that DSPy starts
 _FORMAT = 1
 _FOREIGN = Route("dspy", reason="it is not of a dspex.dspy.Predict")
 
@@ -116,7 +112,7 @@ class Predict(dspy.Predict):  # type: ignore[misc]
 
     @native_mode.setter
     def native_mode(self, mode: str) -> None:
-        self._native_mode = _checked_mode(mode)
+        self._native_mode = checked_mode(mode)
 
     def fit(self, examples: Any, **options: Any) -> Self:
         """Learns the native side from examples.
@@ -183,8 +179,7 @@ class Predict(dspy.Predict):  # type: ignore[misc]
         return found if isinstance(found, str) else None
 
     def _mode(self) -> str:
-        mode: str = thread_local_overrides.get().get(_KEY) or self._native_mode
-        return mode
+        return mode_now(self._native_mode)
 
     def _native_now(self) -> Program | str:
         """The program that may answer, or why none may."""
@@ -206,7 +201,7 @@ class Predict(dspy.Predict):  # type: ignore[misc]
         if self.fields:
             return "its decision fields read the LM's probabilities"
         lm = self.lm or dspy.settings.lm
-        if _wants_samples(self.config) or _wants_samples(getattr(lm, "kwargs", None)):
+        if wants_samples(self.config) or wants_samples(getattr(lm, "kwargs", None)):
             return "the LM is asked for samples: rollout_id, or several completions"
         return None
 
@@ -280,7 +275,7 @@ class _Stored:
                     hint="It was saved by another version of dspex",
                 )
             self.threshold = checked_threshold(data["threshold"])
-            self.mode = _checked_mode(data["native_mode"])
+            self.mode = checked_mode(data["native_mode"])
             self.fallback = bool(data["fallback"])
             model = data["model"]
         except (KeyError, TypeError, ConfigError) as error:
@@ -302,20 +297,6 @@ def converted(predictor: Any) -> Predict:
         predictor.native = None
     made: Predict = predictor
     return made
-
-
-@contextmanager
-def native_mode(mode: str) -> Iterator[None]:
-    """For a block of code, whatever the predictors' own mode; DSPy's threads included.
-
-    Args:
-        mode: one of `MODES`.
-
-    Raises:
-        ConfigError: an unknown mode.
-    """
-    with dspy.context(**{_KEY: _checked_mode(mode)}):
-        yield
 
 
 def route(prediction: Any) -> Route:
@@ -345,23 +326,10 @@ def checked_threshold(value: Any) -> float | None:
     return float(value)
 
 
-def _checked_mode(mode: Any) -> str:
-    if mode not in MODES:
-        raise ConfigError(f"unknown mode {mode!r}", field="native_mode", hint=nearest(str(mode), MODES))
-    return str(mode)
-
-
 def _inputs(kwargs: dict[str, Any]) -> dict[str, Any]:
     if "_trace" not in kwargs:  # DSPy's own keyword
         return kwargs
     return {name: value for name, value in kwargs.items() if name != "_trace"}
-
-
-def _wants_samples(settings: Any) -> bool:
-    if not settings:
-        return False
-    count = settings.get("n") or settings.get("num_generations") or 1
-    return settings.get("rollout_id") is not None or count > 1
 
 
 def _degraded(error: Exception) -> Route:

@@ -18,8 +18,6 @@ LEFT, RIGHT, TOP, BOTTOM = 74, 14, 12, 56
 _MOST_POINTS = 160
 
 Point = tuple[float, float]
-#: The styles that page.css has a stroke (``s-``) and a fill (``f-``) for.
-COLOURS = ("native", "teacher", "watch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ def _version(record: VersionRecord, state: State) -> dict[str, Any]:
         "delta": record.delta,
         "seconds": record.seconds,
         "reason": str(certificate.get("reason") or ""),
+        "compared": record.figures.get("compared"),
     }
 
 

@@ -146,10 +146,10 @@ def versions(facts: Facts) -> str:
         ]
         for each in found
     ]
-    if any(each["status"] == "refused" for each in found):
+    if any(each["status"] != "ready" for each in found):
         header.append("why")
         for row, each in zip(rows, found, strict=True):
-            row.append(foreign(each["reason"], 200) if each["status"] == "refused" else "")
+            row.append("" if each["status"] == "ready" else foreign(each["reason"], 200))
     now = next((at for at, each in enumerate(found) if each["current"]), None)
     caption = "Newest first; the version in use is in bold. Agreement is what is guaranteed."
     return _stage_chart(facts) + table(caption, header, rows, label="versions", left=(1, 8, 9), now=now)

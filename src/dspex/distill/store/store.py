@@ -375,15 +375,6 @@ class Store:
         """
         return self._versions.file_of(number)
 
-    def retire(self, number: int, *, by: str, reason: str = "") -> None:
-        """Mark a version as not to be used again; its file and its rows stay.
-
-        Raises:
-            ProgramError: there is none of this number, or it is in use.
-        """
-        event = Event(self._clock(), "version retired", by, reason, {}, {"version": number})
-        self._versions.retire(number, event)
-
     # --- state and events -------------------------------------------------------------------------------
 
     def state(self) -> State:

@@ -72,19 +72,6 @@ class Versions:
             _mark_used(connection, record.number, used_rows)
             insert_event(connection, event)
 
-    def retire(self, number: int, event: Event) -> None:
-        with self._database.writing() as connection:
-            in_use = connection.execute("SELECT 1 FROM state WHERE version = ?", (number,)).fetchone()
-            if in_use:
-                raise ProgramError(f"version {number} is in use", hint="Move to another one first")
-            done = connection.execute(
-                "UPDATE versions SET status = 'retired' WHERE number = ?", (number,)
-            ).rowcount
-            if not done:
-                raise self._unknown(number)
-            connection.execute("UPDATE state SET previous = NULL WHERE previous = ?", (number,))
-            insert_event(connection, event)
-
     def all(self) -> list[VersionRecord]:
         with self._database.reading() as connection:
             rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM versions ORDER BY number")
