@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import sqlite3
 from types import SimpleNamespace
 
@@ -245,6 +246,18 @@ def test_learn_makes_a_version_that_can_be_promoted(run, tmp_path):
     assert len(facts["classes"]) == 12
     assert facts["guarantee"]["curve"]
     assert run("report", "home").code == 0
+
+
+def test_learn_shows_the_version_in_service_on_the_same_rows(run, tmp_path):
+    taught_home(tmp_path / "home", 0.4)
+    run("learn", "home", "--agreement", "0.85")
+    run("promote", "home", "--reason", "made")
+    taught_home(tmp_path / "home", 0.4)
+    result = run("learn", "home", "--agreement", "0.85")
+    assert re.search(r"beside +version 1: coverage \d+\.\d %, agreement \d+\.\d %", result.out), result.out
+    compared = run("report", "home", "--json").json()["versions"][0]["compared"]
+    assert compared["version"] == 1
+    assert compared["rows"] == compared["new"]["rows"] == compared["running"]["rows"] > 400
 
 
 def test_learn_goes_by_what_the_home_keeps(run, tmp_path):

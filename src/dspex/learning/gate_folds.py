@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 __all__ = ["near_copies"]
 
-_BANDS, _WIDE = (
-    8,
-    5,
-)  # of min-hashes: rows that share 8 of 10 words meet 96 times of 100, 6 of 10 half of the time
+# Of min-hashes. Rows that share 8 of 10 words meet 96 times of 100, rows that share 6 of 10 half of the time.
+_BANDS, _WIDE = 8, 5
 _PRIME = (1 << 31) - 1
 
 
