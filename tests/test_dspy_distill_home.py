@@ -147,6 +147,18 @@ def test_other_homes(server: LMServer, tmp_path: Path) -> None:
     assert server.count == 0
 
 
+@pytest.mark.parametrize("other", ["text -> label: bool", "text -> label: Literal['x', 'y']"])
+def test_a_home_of_other_classes_is_not_opened(server: LMServer, tmp_path: Path, other: str) -> None:
+    in_home(tmp_path / "home").close()
+    with pytest.raises(SignatureError, match="'label' is another field there"):
+        Distilled(dspy.Predict(other)).open(tmp_path / "home")
+    again = Distilled(dspy.Predict(TASK)).open(tmp_path / "home")
+    try:
+        assert route(again(text=SURE)) == "native"
+    finally:
+        again.close()
+
+
 def test_labels_are_stored_once(server: LMServer, tmp_path: Path) -> None:
     for _ in range(2):
         in_home(tmp_path / "home", labelled()).close()

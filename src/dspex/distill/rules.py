@@ -60,9 +60,9 @@ def next_move(state: State, evidence: Evidence, settings: LifecycleSettings) -> 
     """The move that the rules ask for; None: all stays as it is.
 
     A breach comes first and is never held up; nor is a version that guarantees too little left where it
-    answers. A newer version takes over, then a version moves on by one
-    stage; both only while the program is not held and `settings.automatic` is set. A version that has
-    breached, or guarantees too little, moves on no more by itself.
+    answers. A newer version takes over, then a version moves on by one stage; both only while the program is
+    not held and `settings.automatic` is set. A version that has breached, or guarantees too little, moves on
+    no more by itself.
     """
     if evidence.alarm is not None and not evidence.breached:
         return Move("breach", min(state.stage, "shadow", key=rank), state.version, "watch", evidence.alarm)

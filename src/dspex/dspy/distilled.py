@@ -134,10 +134,11 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
 
         Args:
             home: the directory that `Distill` was given.
-            settings: a `dspex.distill.DistillSettings` or a mapping; None: the defaults.
+            settings: a `dspex.distill.DistillSettings` or a mapping; what they do not say of the guarantee is
+                as the home keeps it.
 
         Raises:
-            SignatureError: the home is of another task.
+            SignatureError, ProgramError: the home is of another task.
             ModelFileError: it is damaged, of a newer version, or there is none.
         """
         self._serving.open(home, self, settings)

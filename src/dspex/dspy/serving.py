@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from dspex.distill.live import LiveProgram
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Store
+from dspex.distill.store.codec import without_learned
+from dspex.distill.task import with_outputs
 from dspex.dspy.teachers import ModuleTeacher
-from dspex.errors import ProgramError
+from dspex.errors import ProgramError, SignatureError
+from dspex.signature import Signature
 
 if TYPE_CHECKING:
     from dspex.dspy.distilled import Distilled
@@ -44,6 +47,7 @@ class Serving:
                 raise ProgramError(
                     "the home is of another task", hint=f"It is of {store.signature.to_string()}"
                 )
+            _require_same(signature, store.signature)
             report = distilled._native.report
             samples = 1 if report is None else report.samples
             teacher = ModuleTeacher(distilled.teacher, signature, tuple(store.signature.outputs), samples)
@@ -71,3 +75,14 @@ class Serving:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Serving, ()  # threads and databases do not travel
+
+
+def _require_same(signature: Signature, stored: Signature) -> None:
+    """Refuses a home whose fields are of other types or classes; learned classes are open in a store."""
+    given = without_learned(with_outputs(signature, stored.outputs))
+    for name, field in stored.fields.items():
+        if given.fields[name].to_dict() != field.to_dict():
+            raise SignatureError(
+                f"the home is of another task: {name!r} is another field there", field=name,
+                hint=f"It is of {stored.to_string()}",
+            )  # fmt: skip
