@@ -101,8 +101,8 @@ def certificate(threshold: float | None = 0.9, agreement: float = 0.95, **change
 
 
 def add_version(
-    store: Store, *, parent: int | None = None, refused: bool = False, slices: str | None = None,
-    figures: Mapping[str, Any] | None = None, **changes: Any,
+    store: Store, *, parent: int | None = None, refused: bool = False, retired: bool = False,
+    slices: str | None = None, figures: Mapping[str, Any] | None = None, **changes: Any,
 ) -> int:  # fmt: skip
     """Puts a version into a home, as learning would; by slices, in its file too."""
     number = store.next_version()
@@ -115,7 +115,8 @@ def add_version(
         figures = {"terms": terms, **(figures or {})}
     store.add_version(
         VersionRecord(
-            number, time.time(), store.version_path(number).name, "refused" if refused else "ready",
+            number, time.time(), store.version_path(number).name,
+            "refused" if refused else "retired" if retired else "ready",
             parent=parent, certificate=given.to_dict(), figures=figures or {},
         ),
         [],
