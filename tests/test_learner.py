@@ -270,6 +270,23 @@ def test_a_job_learns_beside_the_service(tmp_path):
         job.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="no such class of processes here")
+@pytest.mark.parametrize("nice", [19, 5])
+def test_a_job_gives_way_to_the_service(tmp_path, nice):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    wanted = (min(19, own + nice), os.SCHED_IDLE if nice == 19 else os.sched_getscheduler(0))
+    with filled(tmp_path) as store:
+        job = jobs.start(store, settings(learning={"nice": nice}))
+        seen = set()
+        while job.poll() is None and wanted not in seen:
+            with suppress(ProcessLookupError):
+                pid = job._process.pid
+                seen.add((os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid)))
+        job.wait()
+        job.close()
+    assert wanted in seen
+
+
 def test_an_error_of_a_job_is_raised_here(tmp_path):
     with filled(tmp_path) as store:
         job = jobs.start(store, settings(guarantee={"slices": "nowhere:at_all"}))

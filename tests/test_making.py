@@ -108,6 +108,19 @@ def test_novelty_defers_that_share_whatever_is_certified(demo_rows):
         assert stands == pytest.approx(1 - share, abs=0.1)
 
 
+def test_the_more_may_disagree_the_less_is_set_aside_as_novel():
+    shares = [settings(agreement=agreement).novel_share for agreement in (0.98, 0.95, 0.9, 0.8)]
+    assert shares == pytest.approx([0.05, 0.05, 0.025, 0.0125])
+    assert settings(agreement=0.9, novelty=0.05).novel_share == 0.05
+    assert settings(novelty=0.0).novel_share == 0
+    rows = easy(600, 7)
+    floors = [
+        make(TEXT, rows[:400], rows[400:], settings(agreement=agreement)).program.info()["gate"]["floor"]
+        for agreement in (0.95, 0.8)
+    ]
+    assert floors[0] > floors[1]
+
+
 def test_each_class_can_be_guaranteed_by_itself():
     rows = easy(900, 4)
     hard = [

@@ -150,7 +150,7 @@ def taught(
         id=id,
         gate=True,
         agree=tolerance,
-        novelty=settings.novelty,
+        novelty=settings.novel_share,
         **_options(fit_options, cross=cross),
     )
     seconds = time.perf_counter() - started

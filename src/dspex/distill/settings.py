@@ -13,6 +13,7 @@ from dspex.config.problems import Misfit
 
 __all__ = ["DistillSettings", "GuaranteeSettings", "LearningSettings", "LifecycleSettings", "StoreSettings"]
 
+_NOVEL_SHARE = 0.05
 _CROSS_SHARE = 0.5  # the other half says when there are enough rows, and where the test begins
 
 #: Strictly between 0 and 1.
@@ -41,9 +42,9 @@ class GuaranteeSettings(Settings):
     tolerance: Table[float] = Field(default_factory=Frozen)
     """Numeric output -> the difference that still agrees. A float needs one; without, an int is equal or
     not."""
-    novelty: Annotated[float, Field(strict=True, ge=0, le=0.5)] = 0.05
+    novelty: Annotated[float, Field(strict=True, ge=0, le=0.5)] | None = None
     """Of calls like the rows, the share with the lowest scores that is deferred whatever is certified: what
-    is like none of them has such scores. 0: none."""
+    is like none of them has such scores. 0: none. None: see `novel_share`."""
     min_coverage: Share = 0.0
     """A certificate that covers less than this share of the calls counts as none."""
 
@@ -51,6 +52,13 @@ class GuaranteeSettings(Settings):
     def before_live(self) -> float:
         """The share of calls that certify in the stages before live."""
         return max(self.calibration_share, _CROSS_SHARE) if self.method == "cross" else self.calibration_share
+
+    @property
+    def novel_share(self) -> float:
+        """`novelty`, or by default 0.05; the less, the more may disagree beyond 0.05: at 0.10 the half."""
+        if self.novelty is not None:
+            return self.novelty
+        return _NOVEL_SHARE * min(1.0, _NOVEL_SHARE / (1 - self.agreement))
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:
@@ -94,7 +102,8 @@ class LearningSettings(Settings):
     max_rows: Count | None = 100_000
     """The newest rows that are learned from; None: all."""
     nice: Annotated[int, Field(strict=True, ge=0, le=19)] = 19
-    """Niceness of the process that learns."""
+    """Niceness of the process that learns; at 19 it runs when no other process wants to, where the system
+    can see to that (Linux)."""
     threads: Count = 1
     """Of the fit."""
     timeout: SomeSeconds = 3600.0

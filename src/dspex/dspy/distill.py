@@ -50,7 +50,8 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         tolerance: numeric output -> difference that still agrees.
         min_coverage: a certificate that covers less counts as none.
         novelty: of calls like the rows, the share with the lowest scores that is left to the teacher whatever
-            is certified, because what is like none of the rows has such scores.
+            is certified, because what is like none of the rows has such scores. None: 0.05, and less where
+            more may disagree than 0.05: at an agreement of 0.90 the half.
         fields: the outputs to learn; None: all that can be.
         signature: of the task, for a module of one's own that does not say; None: as the module says, or from
             the first row and its answer.
@@ -86,7 +87,7 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         costs: Cost | str | None = None,
         tolerance: Mapping[str, float] | None = None,
         min_coverage: float = 0.0,
-        novelty: float = 0.05,
+        novelty: float | None = None,
         fields: Sequence[str] | None = None,
         signature: Any = None,
         samples: int = 1,
