@@ -7,23 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from dspex.distill import jobs
 from dspex.distill.learner import Lesson
 from dspex.distill.live import LiveProgram
-from dspex.distill.store import Event, Store, VersionRecord
+from dspex.distill.store import Event, Store
 from dspex.distill.tutor import rows_wanted
 from dspex.errors import InternalError
-from dspex.guarantee.drift import DriftReference
 from live_tools import (
     SETTINGS,
     Planted,
     add_version,
-    certificate,
     home,
-    program,
     rows,
     serve,
     settings,
@@ -190,34 +186,6 @@ def test_a_learning_process_ends_with_the_service(store: Store) -> None:
         assert process.poll() is None
     assert process.poll() is not None
     assert stage_of(store) == ("teacher", None)
-
-
-def test_drift_is_told_before_labels_come(store: Store) -> None:
-    """The calls change; what the teacher says of each does not."""
-    usual = [program().predict(inputs) for inputs in rows(2000, seed=11, hard=0.1)]
-    scores = np.array([result.score for result in usual])
-    reference = DriftReference.of(scores, [str(result.label) for result in usual])
-    number = store.next_version()
-    program().save(store.version_path(number))
-    name, figures = store.version_path(number).name, {"reference": reference.to_dict()}
-    store.add_version(
-        VersionRecord(
-            number, time.time(), name, "ready", certificate=certificate().to_dict(), figures=figures
-        ),
-        [],
-    )
-    with LiveProgram(store, Planted(), settings(audit_share=0.0), seed=1) as live:
-        live.promote("test", "live")
-        serve(live, rows(3000, seed=12, hard=0.1), step=100)
-        assert live.status()["drift"]["alarm"] is False
-        assert live.status()["drift"]["n"] > 100
-        serve(live, [{"text": f"the birch {k}"} for k in range(3000)], step=100)
-        drift = live.status()["drift"]
-        assert drift["alarm"] is True
-        events = [event for event in store.events() if event.kind == "drift"]
-        assert len(events) == 1
-        assert events[0].reason.startswith("Drift, shown after")
-        assert stage_of(store) == ("live", 1), "a report, no verdict"
 
 
 def test_a_sample_from_before_a_breach_certifies_no_later_version(store: Store) -> None:

@@ -28,6 +28,7 @@ SET = "banking77"
 SHOWN = (500, 1000, 1500, 2000, 3000, 4000, 5000, 6000, 7000, 8000)
 COMPARED = (2000, 6000, 8000)
 AUDITS = (0.05, 0.2)
+TRACER_SEEDS = 3  # its fits take a minute or two each
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,24 @@ class Point:
     found: Found | None
     sent_wrong: int
     sent: int
+    tried: int
+
+    @property
+    def coverage(self) -> float:
+        return self.found.coverage if self.found else 0.0
+
+    @property
+    def agreement(self) -> float | None:
+        return self.found.agreement if self.found else None
 
 
 def tables(plan: Plan) -> Iterator[Table]:
-    shown = SHOWN if not plan.quick else (1000, 2000)
+    shown, seeds = (SHOWN, range(plan.seeds)) if not plan.quick else ((1000, 2000), range(1))
     runs = {
-        share: stream(shown, share, seed=0, guarantee={"method": "cross"})
+        share: [stream(shown, share, seed=seed, guarantee={"method": "cross"}) for seed in seeds]
         for share in AUDITS[: 1 if plan.quick else None]
     }
-    yield from (_curve(share, points) for share, points in runs.items())
+    yield from (_curve(share, streams) for share, streams in runs.items())
     yield _compared(plan, runs)
 
 
@@ -105,69 +115,87 @@ def _point(
     state = store.state()
     guarded = plan_of(store, state, settings, None).guarded
     found = None if guarded is None else measure(guarded, dev)
-    return Point(number, asked, state.stage, state.version, found, sent_wrong, sent)
+    tried = len(store.versions())
+    return Point(number, asked, state.stage, state.version, found, sent_wrong, sent, tried)
 
 
-def _curve(share: float, points: Sequence[Point]) -> Table:
+def _curve(share: float, streams: Sequence[Sequence[Point]]) -> Table:
     table = Table(
         f"BANKING77 as a stream, {share:.0%} of native answers audited",
-        ("rows seen", "teacher calls so far", "of all", "stage", "version", "coverage", "agreement",
+        ("rows seen", "teacher calls so far", "of all", "live", "versions tried", "coverage", "agreement",
          "native answers sent", "of them wrong"),
-        note="Rows of `train` in random order, one call each, no trace at the start; learning as the rules "
-        "have it (500 labelled rows, then half as many again), and finished before the next call. Coverage "
-        "and agreement of the version in service, on `dev`, whatever share its stage lets out; the last two "
-        "columns are of the stream itself.",
+        note="Rows of `train`, one call each, no trace at the start, in a random order for each seed; "
+        "learning as the rules have it (500 labelled rows, then half as many again), and finished before the "
+        "next call. Coverage and agreement of the version in service, on `dev`, whatever share its stage "
+        "lets out; the last two columns are of the stream itself.",
     )  # fmt: skip
-    for each in points:
+    for points in zip(*streams, strict=True):
+        rows = points[0].rows
         table.add(
-            each.rows, each.asked, f"{each.asked / each.rows:.1%}", each.stage, each.version,
-            each.found.coverage if each.found else 0.0, each.found.agreement if each.found else None,
-            each.sent, each.sent_wrong,
-        )  # fmt: skip
+            rows,
+            [each.asked for each in points],
+            f"{sum(each.asked for each in points) / rows / len(points):.1%}",
+            f"{sum(each.stage == 'live' for each in points)} of {len(points)}",
+            [each.tried for each in points],
+            [each.coverage for each in points],
+            [each.agreement for each in points],
+            [each.sent for each in points],
+            [each.sent_wrong for each in points],
+        )
     return table
 
 
-def _compared(plan: Plan, runs: dict[float, list[Point]]) -> Table:
-    """The stream beside versions, and TRACER, that were given every label."""
+def _compared(plan: Plan, runs: dict[float, list[list[Point]]]) -> Table:
+    """The streams beside versions, and TRACER, that were given every label."""
     table = Table(
         "BANKING77 after so many rows, beside TRACER",
         ("rows, way", "labels", "coverage", "agreement", "fit s"),
-        note=f"The same first rows of the stream for each; agreement of {TARGET} aimed at, measured on "
-        "`dev`. The stream learns from the calls that came to its teacher, the others are fitted at once "
+        note=f"The same first rows of the same orders for each; agreement of {TARGET} aimed at, measured on "
+        "`dev`. The streams learn from the calls that came to their teacher, the others are fitted at once "
         "with a label for every row. TRACER: all-MiniLM-L6-v2, its own search of models but for gradient "
-        "boosting.",
+        f"boosting, the first {TRACER_SEEDS} orders.",
     )
+    seeds = len(next(iter(runs.values())))
     for count in COMPARED if not plan.quick else (2000,):
-        for share, points in runs.items():
-            point = next(each for each in points if each.rows == count)
-            found = point.found
+        for share, streams in runs.items():
+            points = [next(each for each in points if each.rows == count) for points in streams]
             table.add(
-                f"{count:,}, stream, {share:.0%} audited", point.asked, found.coverage if found else 0.0,
-                found.agreement if found else None, None,
-            )  # fmt: skip
+                f"{count:,}, stream, {share:.0%} audited",
+                [each.asked for each in points],
+                [each.coverage for each in points],
+                [each.agreement for each in points],
+                None,
+            )
         for method in ("split", "cross"):
-            found, seconds = at_once(plan, count, method)
-            table.add(f"{count:,}, {method}", count, found.coverage, found.agreement, seconds)
+            made = [at_once(plan, count, method, seed) for seed in range(seeds)]
+            table.add(
+                f"{count:,}, {method}",
+                count,
+                [found.coverage for found, _ in made],
+                [found.agreement for found, _ in made],
+                [seconds for _, seconds in made],
+            )
         if plan.tracer is not None and plan.cache is not None:
-            own = _tracer(plan, count)
-            table.add(f"{count:,}, TRACER", count, own["coverage"], own["agreement"], own["fit_s"])
+            own = [_tracer(plan, count, seed) for seed in range(min(seeds, TRACER_SEEDS))]
+            names = ("coverage", "agreement", "fit_s")
+            table.add(f"{count:,}, TRACER", count, *([each[name] for each in own] for name in names))
         say(f"compared at {count}")
     return table
 
 
-def at_once(plan: Plan, count: int, method: Any) -> tuple[Found, float]:
-    """A version made from the first rows of the stream, and the seconds of its fit."""
-    data, (rows, _) = load(SET), ordered(0)
-    fit_rows, calibrate_rows = split(rows[:count], certifying(method, plan.share), 0)
+def at_once(plan: Plan, count: int, method: Any, seed: int) -> tuple[Found, float]:
+    """A version made from the first rows of a stream, and the seconds of its fit."""
+    data, (rows, _) = load(SET), ordered(seed)
+    fit_rows, calibrate_rows = split(rows[:count], certifying(method, plan.share), seed)
     settings = GuaranteeSettings(agreement=TARGET, method=method)
     made = make(signature(data.classes), fit_rows, calibrate_rows, settings)
     return measure(made.guarded, data.dev), float(made.figures["fit_seconds"])
 
 
-def _tracer(plan: Plan, count: int) -> dict[str, Any]:
+def _tracer(plan: Plan, count: int, seed: int) -> dict[str, Any]:
     assert plan.tracer is not None
     assert plan.cache is not None
-    data, (rows, order) = load(SET), ordered(0)
+    data, (rows, order) = load(SET), ordered(seed)
     tracer = Tracer(plan.tracer, plan.cache)
     embedded = tracer.embedded([row["text"] for row in data.train])
     return tracer.fit(

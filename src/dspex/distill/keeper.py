@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from dspex.distill import lifecycle
 from dspex.distill.hooks import Hooks, log
+from dspex.distill.inputs import InputWatch
 from dspex.distill.monitor import Monitor
 from dspex.distill.plan import Plan, plan_of, without_version
 from dspex.distill.rules import next_move
@@ -17,7 +19,6 @@ from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, State, Store
 from dspex.distill.tally import Costs
 from dspex.errors import DspexError, ResourceError
-from dspex.routing.gate import label_group
 
 __all__ = ["Keeper"]
 
@@ -46,13 +47,13 @@ class Keeper:
         self._seed, self._clock = seed, clock
         self._lock = threading.RLock()
         self.hooks = Hooks()
+        self.inputs = InputWatch(store, settings.lifecycle.audit_delta)
         self.closed = False
         self._newer: int | None = None
         self._old: list[tuple[float, Plan]] = []
         self._past: dict[str, float] = {}
         self._saved_upto = -1
         self._told, self._looked = self._newest_event(), -1
-        self._drifted: int | None = None
         for trace in store.traces(newest=_LATELY):
             costs.add(*(_each(cost, trace.count) for cost in (trace.answer.usd, trace.answer.seconds)))
         if costs.medians() == (None, None):
@@ -145,6 +146,8 @@ class Keeper:
         self.drift()
         with self._lock:
             self._save()
+            if self.closed:
+                self.inputs.close()  # nothing comes after the last tick
         self.flush()
         self.tell()
 
@@ -157,20 +160,17 @@ class Keeper:
         self._saved_upto = saved["upto"]
 
     def drift(self) -> None:
-        """Shows the sampled calls to the drift watch; its alarm is an event, once for each version."""
+        """Shows the sampled calls to the drift watch; its alarm is an event."""
         with self._lock:
-            plan = self.plan
-            if plan.drift is None:
-                return
-            classes = plan.drift.reference.counts is not None
-            while plan.samples:
-                result = plan.samples.popleft()
-                if result.gate_score is not None:
-                    plan.drift.update(result.gate_score, label_group(result) if classes else None)
-            if plan.drift.alarmed and self._drifted != plan.state.version:
-                self._drifted = plan.state.version
-                report = plan.drift.report()
+            report = self.inputs.look(self.plan)
+            if report is not None:
                 self._store.record(Event(self._clock(), "drift", "watch", report["text"], {}, report))
+                self.inputs.write()
+
+    def drift_report(self) -> dict[str, Any] | None:
+        """What is known of drift of the inputs; None without a version in service."""
+        with self._lock:
+            return self.inputs.report(self.plan)
 
     def flush(self) -> None:
         """Writes the counters."""
@@ -212,6 +212,7 @@ class Keeper:
     def reborn(self) -> None:
         """In a forked child: locks, coins and counters of its own."""
         self._lock = threading.RLock()
+        self.inputs.leave()
         self._old = []
         if self._seed is not None:
             self._seed += os.getpid()  # the parent goes on with its own coins

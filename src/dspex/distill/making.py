@@ -14,6 +14,7 @@ from dspex.distill.boundary import boundary_pairs
 from dspex.distill.figures import line, per_class, teacher_name
 from dspex.distill.guarded import Guarded
 from dspex.distill.judging import Judged, costs_of, groups_of, held_out, is_one_class, judge, stands_of
+from dspex.distill.references import drift_label, drift_reference
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.trace import Trace
 from dspex.errors import ConfigError, InputError
@@ -21,11 +22,8 @@ from dspex.guarantee.binomial import rows_without_errors
 from dspex.guarantee.certificate import Certificate
 from dspex.guarantee.certify import certify, delta_of, grid_of, grids_of, prior_grid
 from dspex.guarantee.planning import Curve, power_at
-from dspex.guarantee.reference import DriftReference
 from dspex.learning.fit import fit
-from dspex.learning.targets import classes_of
 from dspex.program import Program
-from dspex.routing.gate import label_group
 from dspex.signature import Signature
 
 __all__ = ["Lack", "Made", "Taught", "certified", "lacking", "make", "taught"]
@@ -392,11 +390,5 @@ def _reference(judged: Judged, signature: Signature) -> dict[str, Any] | None:
     answered = [at for at, native in enumerate(judged.natives) if native is not None]
     if not answered:
         return None
-    labels: list[str] | None = None
-    if not any(field.kind in ("int", "float") for field in signature.outputs.values()):
-        labels = [label_group(native) for native in judged.natives if native is not None]
-    classes: Sequence[Any] = ()
-    if is_one_class(signature):
-        ((name, field),) = signature.outputs.items()
-        classes = [label_group({name: each}) for each in classes_of(field) or ()]
-    return DriftReference.of(np.maximum(judged.scores[answered], 0), labels, classes=classes).to_dict()
+    labels = [drift_label(signature, native) for native in judged.natives if native is not None]
+    return drift_reference(signature, np.maximum(judged.scores[answered], 0), labels).to_dict()

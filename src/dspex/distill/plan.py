@@ -20,7 +20,6 @@ from dspex.distill.store import State, Store, VersionRecord
 from dspex.distill.tally import Tally
 from dspex.distill.terms import weaker
 from dspex.guarantee.certificate import Certificate
-from dspex.guarantee.drift import DriftReference, DriftWatch
 from dspex.program import Program, load
 from dspex.result import Result, Route
 from dspex.signature import Signature
@@ -43,8 +42,8 @@ class Plan:
         threshold: of the score; inf where there is no single one.
         guarded: says which answers stand; None as `native`.
         agreement: compares answers with the teacher's.
-        drift: watches the inputs; None where the version has no reference.
-        samples: native answers that wait for `drift`.
+        samples: native answers that wait to be looked at for drift of the inputs.
+        reference: what they are compared with; None where the version's rows are none.
         batch: answers many rows natively, with an InputError in the place of one that it cannot.
         weaker: why the version guarantees less than the settings ask for: none of its answers is a reply.
     """
@@ -57,8 +56,8 @@ class Plan:
     threshold: float = math.inf
     guarded: Guarded | None = None
     agreement: Agreement | None = None
-    drift: DriftWatch | None = None
     samples: deque[Result] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    reference: Mapping[str, Any] | None = None
     batch: Callable[[list[Mapping[str, Any]]], list[Any]] | None = None
     weaker: str | None = None
 
@@ -96,7 +95,7 @@ def plan_of(
         threshold=math.inf if threshold is None else threshold,
         guarded=guarded,
         agreement=Agreement(program.signature, settings.guarantee.tolerance),
-        drift=_drift(record, settings) if kept is None else kept.drift,
+        reference=record.figures.get("reference"),
         batch=partial(native.batch, on_error="collect"),
         weaker=lack,
     )  # fmt: skip
@@ -142,10 +141,3 @@ def _with_enums(signature: Signature, declared: Signature) -> Signature:
         if isinstance(wanted.classes[0], Enum):
             signature = signature.with_classes(name, type(wanted.classes[0]))
     return signature
-
-
-def _drift(record: VersionRecord, settings: DistillSettings) -> DriftWatch | None:
-    reference = record.figures.get("reference")
-    if reference is None:
-        return None
-    return DriftWatch(DriftReference.from_dict(reference), settings.lifecycle.audit_delta)

@@ -86,8 +86,8 @@ class LifecycleSettings(Settings):
     """Of the calls, the share whose native answer is compared with the teacher's once the reply has gone
     out; each call by its own coin."""
     audit_delta: Inside = 0.05
-    """Chance of a false alarm of the watch, over all time and all processes of a home. The drift watch has it
-    anew in each process, from its start to its end."""
+    """Chance of a false alarm of the watch on agreement, over all time and all processes of a home; and of
+    that on drift, for each version."""
 
 
 class LearningSettings(Settings):

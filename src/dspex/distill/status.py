@@ -70,7 +70,7 @@ def status_of(store: Store, keeper: Keeper, tutor: Tutor, auditor: Auditor) -> d
     return {
         **stored_status(store),
         "watch": None if plan.state.version is None else keeper.monitor.report(),
-        "drift": None if plan.drift is None else plan.drift.report(),
+        "drift": keeper.drift_report(),
         "learning": tutor.report(plan.state),
         "process": {**keeper.counters(), "background_errors": auditor.errors},
     }

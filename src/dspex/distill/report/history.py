@@ -105,12 +105,12 @@ def drift(facts: Facts) -> str:
         return '<p class="quiet">Drift is not watched yet: there is no version in use.</p>'
     if not found["alarm"]:
         return (
-            f"<p>Nothing has said yet that the inputs look different from those of version "
-            f"{found['version']}'s rows.</p>"
+            f"<p>Nothing has said yet that the inputs have changed since version {found['version']} was "
+            "made.</p>"
         )
     return (
-        f'<p><span class="differs">The inputs look different from those of version {found["version"]}\'s rows'
-        f"</span>, since {words.moment(found['at'])} UTC at the latest. That says nothing yet about the "
+        f'<p><span class="differs">The inputs have changed since version {found["version"]} was made</span>, '
+        f"since {words.moment(found['at'])} UTC at the latest. That says nothing yet about the "
         f"answers: the watch judges these.</p><p>{foreign(found['text'], 600)}</p>{_moved(found['moved'])}"
     )
 

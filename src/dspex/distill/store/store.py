@@ -15,6 +15,7 @@ from dspex.distill.settings import StoreSettings
 from dspex.distill.store import opening
 from dspex.distill.store.codec import Codec, without_learned
 from dspex.distill.store.database import Database, unforked
+from dspex.distill.store.drift import DriftRecords
 from dspex.distill.store.export import export
 from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
@@ -46,6 +47,7 @@ class Store:
         signature: what traces fit; outputs of type str or list[str] are open, whatever classes were learned.
         settings: retention and de-duplication.
         read_only: whether every writing method is refused.
+        drift: what is known of drift of the inputs, and whose part it is to look.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Store:
         self._versions = Versions(database, home)
         self._ledger = Ledger(database, codec)
         self._kept = Kept(database)
+        self.drift = DriftRecords(database, home)
         self._since_prune = 0
         # Nobody else can come back to a temporary home: it also goes when its store does, at the latest with
         # the process.
