@@ -241,6 +241,16 @@ def test_numbers_agree_within_their_tolerance() -> None:
     assert wrong == sorted(wrong, reverse=True)
 
 
+def test_large_numbers_agree_no_sooner_than_small_ones() -> None:
+    found = []
+    for base in (0, 3_000_000, 10**12):
+        rows = [{"text": r["text"], "n": base + i % 7} for i, r in enumerate(topical(80))]
+        found.append(held_out(quick("text -> n: int", rows, gate=True, agree={"n": 0})).wrong)
+    assert 0.5 < found[0].mean() < 1
+    assert (found[0] == found[1]).all()
+    assert (found[0] == found[2]).mean() > 0.9  # a sum of such numbers has fewer digits left
+
+
 def test_rows_of_no_weight_teach_the_gate_nothing() -> None:
     rows = topical(90)
     noise = [{"text": row["text"] + " zzz", "label": "limit"} for row in topical(30, seed=4)]

@@ -204,7 +204,7 @@ def judged(
     targets = np.asarray(spec["targets"])
     picked = np.full(len(logits), -1, np.int32)
     if meta["kind"] == "number":
-        wrong = _numbers_apart(meta, logits[:, 0], targets[:, 0], tolerance)
+        wrong = _numbers_apart(meta, logits[:, 0], spec["values"], tolerance)
     elif meta["kind"] == "binary":
         picked = (logits[:, 0] >= 0).astype(np.int32)
         wrong = picked != (targets[:, 0] >= 0.5)
@@ -223,15 +223,13 @@ def judged(
 
 
 def _numbers_apart(
-    meta: Mapping[str, Any], logits: NDArray[np.float32], targets: NDArray[np.float32], tolerance: float
+    meta: Mapping[str, Any], logits: NDArray[np.float32], wanted: NDArray[np.float64], tolerance: float
 ) -> NDArray[np.bool_]:
+    """[rows] whether answers as a call would give them are further off than they may be."""
     given = np.clip(meta["offset"] + meta["scale"] * logits.astype(np.float64), meta["low"], meta["high"])
-    wanted = meta["offset"] + meta["scale"] * targets.astype(np.float64)
     if meta["integer"]:
-        given, wanted = np.rint(given), np.rint(wanted)
-    # Targets are 32-bit: what they lose is no disagreement.
-    slack = 1e-6 * (np.abs(wanted) + meta["scale"])
-    return np.asarray(np.abs(given - wanted) > tolerance + slack)
+        given = np.rint(given)
+    return np.asarray(np.abs(given - wanted) > tolerance)
 
 
 def _figures(held: HeldOut, weights: NDArray[np.float32], novel: bool) -> dict[str, Any]:

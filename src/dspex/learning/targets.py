@@ -143,6 +143,7 @@ def _number_targets(field: Field, column: list[Any], weights: Array) -> dict[str
     targets = ((values - mean) / deviation).astype(np.float32)[:, None]
     return {
         "targets": targets,
+        "values": values,
         "scale": deviation,
         "offset": mean,
         "low": used.min().item(),
