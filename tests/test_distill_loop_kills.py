@@ -168,6 +168,7 @@ def test_killed_wherever_it_stands_and_going_on(services: Looping, tmp_path: Pat
     seen, stages, at = Seen(home), set(), ROWS
     groups = []
     with language_model(mind) as server:
+        server.delay = 0.01  # else a fast machine is through with a stage before a service in it is killed
         for name, moment, longest in MOMENTS:
             mind.changed = mind.changed or name == "drifts"
             service = services.start(home, at, server.lm_config())

@@ -180,7 +180,7 @@ def test_a_deadline_ends_a_stream(lm_server: LMServer) -> None:
         started = time.monotonic()
         with pytest.raises(CallTimeoutError) as caught:
             asyncio.run(streamed(adapter, pid, timeout=0.3))
-        assert time.monotonic() - started < 0.8
+        assert time.monotonic() - started < 1.5
         assert caught.value.program == pid
         lm_server.wait_idle(1)
         assert lm_server.requests[0].outcome == "gone"
@@ -199,6 +199,7 @@ def test_who_stops_reading_ends_the_request(lm_server: LMServer) -> None:
 
     async def is_cancelled() -> None:
         task = asyncio.ensure_future(streamed(adapter, pid))
+        await asyncio.to_thread(lm_server.wait_for, 1)
         await asyncio.sleep(0.1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -16,8 +16,9 @@ from dspex.errors import CommunicationError, LMError, PoolSaturated
 from dspex.result import Result
 from hybrid_tools import SPEC, SURE, UNSURE, FakeDspy, config, hybrid
 
-AFTER = {"hedge_after_ms": 15}
-SLOW, QUICK = 0.25, 0.0
+AFTER, NEVER = {"hedge_after_ms": 15}, {"hedge_after_ms": 10_000}
+#: Seconds; within SOON a hedge has begun, and failed if it does so at once.
+SLOW, SOON, QUICK = 0.6, 0.3, 0.0
 
 
 def sync(adapter: HybridAdapter, inputs: Any, options: Any = None) -> Result:
@@ -48,7 +49,7 @@ def hedges(adapter: HybridAdapter) -> dict[str, int]:
 
 @ways
 def test_a_pool_in_time_is_alone(call: Call) -> None:
-    adapter, _, dspy = ready()
+    adapter, _, dspy = ready(**NEVER)
     assert call(adapter, UNSURE).route == "dspy_pool"
     assert dspy.asked == []
     assert hedges(adapter) == {"started": 0, "won": 0, "lost": 0}
@@ -68,8 +69,8 @@ def test_a_slow_pool_loses(call: Call) -> None:
 
 @ways
 def test_the_hedge_loses(call: Call) -> None:
-    adapter, _, dspy = ready(delay=0.05)
-    dspy.delay = SLOW
+    adapter, _, dspy = ready(delay=SOON)
+    dspy.delay = SOON + SLOW
     assert call(adapter, UNSURE).label == "limit"
     assert hedges(adapter) == {"started": 1, "won": 0, "lost": 1}
 
@@ -95,14 +96,14 @@ def test_a_pool_that_says_it_is_full_has_its_hedge_at_once(call: Call) -> None:
 
 @ways
 def test_an_lm_that_fails_is_not_asked_again(call: Call) -> None:
-    adapter, _, dspy = ready(LMError("down"))
+    adapter, _, dspy = ready(LMError("down"), **NEVER)
     assert call(adapter, UNSURE).route.degraded
     assert dspy.asked == []
 
 
 @ways
 def test_both_failing_fall_back(call: Call) -> None:
-    adapter, _, dspy = ready(LMError("down"), delay=0.05, hedge=LMError("down too"))
+    adapter, _, dspy = ready(LMError("down"), delay=SOON, hedge=LMError("down too"))
     result = call(adapter, UNSURE)
     assert (str(result.route), result.route.degraded) == ("native", True)
     assert "[lm] down" in result.route.reason
@@ -129,10 +130,10 @@ def test_a_named_pool_has_no_hedge(call: Call) -> None:
 # The native pool
 
 
-def busy_pool(seconds: float) -> tuple[HybridAdapter, FakeDspy, Pool]:
+def busy_pool(seconds: float, after: dict[str, Any] = AFTER) -> tuple[HybridAdapter, FakeDspy, Pool]:
     pool, dspy = Pool(size=1, max_size=1), FakeDspy("card_lost")
     backends: dict[str, Adapter] = {"native_pool": NativePoolAdapter(pool), "dspy": dspy}
-    adapter = HybridAdapter(config(native_pool=True, **AFTER), backends=backends)
+    adapter = HybridAdapter(config(native_pool=True, **after), backends=backends)
     adapter.create_program(SPEC)
     pool._probe(sleep=seconds)
     return adapter, dspy, pool
@@ -150,8 +151,8 @@ def test_a_busy_native_pool(call: Call) -> None:
 
 @ways
 def test_an_unsure_native_answer_waits_for_the_hedge_that_runs(call: Call) -> None:
-    adapter, dspy, pool = busy_pool(0.05)
-    dspy.delay = 0.1
+    adapter, dspy, pool = busy_pool(SOON)
+    dspy.delay = SLOW
     result = call(adapter, UNSURE)
     assert (str(result.route), result.label) == ("dspy", "card_lost")
     assert len(dspy.asked) == 1  # not once more for the gate
@@ -161,7 +162,7 @@ def test_an_unsure_native_answer_waits_for_the_hedge_that_runs(call: Call) -> No
 
 @ways
 def test_an_unsure_native_answer_whose_hedge_has_failed(call: Call) -> None:
-    adapter, dspy, pool = busy_pool(0.05)
+    adapter, dspy, pool = busy_pool(SOON)
     dspy.answer = LMError("down")
     result = call(adapter, UNSURE)
     assert (str(result.route), result.route.degraded) == ("native", True)
@@ -173,7 +174,7 @@ def test_an_unsure_native_answer_whose_hedge_has_failed(call: Call) -> None:
 
 @ways
 def test_a_native_pool_in_time(call: Call) -> None:
-    adapter, _, pool = busy_pool(0.0)
+    adapter, _, pool = busy_pool(0.0, NEVER)
     assert call(adapter, SURE).route == "native_pool"
     assert call(adapter, UNSURE).route == "dspy"
     assert hedges(adapter)["started"] == 0

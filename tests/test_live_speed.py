@@ -9,7 +9,9 @@ from pathlib import Path
 from dspex.distill.live import LiveProgram
 from live_tools import Planted, add_version, home, settings
 
-CALLS, RUNS, MOST = 1000, 80, 0.6e-6
+CALLS, RUNS = 1000, 80
+#: Seconds that a call may cost more, on a machine that does `yardstick` in so many.
+MOST, OF = 0.6e-6, 0.17e-6
 
 
 def spent(call: Callable[[], object]) -> float:
@@ -20,6 +22,13 @@ def spent(call: Callable[[], object]) -> float:
     return (time.thread_time() - begun) / CALLS
 
 
+def yardstick() -> None:
+    """Python's own work, by which to tell a slow machine."""
+    found = {}
+    for name in ("a", "b", "c", "d"):
+        found[name] = len(name)
+
+
 def test_a_native_call_costs_little_more_than_the_program(tmp_path: Path) -> None:
     with home(tmp_path) as store:
         add_version(store)
@@ -28,9 +37,10 @@ def test_a_native_call_costs_little_more_than_the_program(tmp_path: Path) -> Non
             plan, inputs = live._keeper.plan, {"text": "the tall apple is here now and old"}
             assert plan.fast is not None
             fast = plan.fast
-            alone, served = [], []
+            alone, served, own = [], [], []
             for _ in range(RUNS):  # in turn; the least of each is undisturbed
                 alone.append(spent(lambda: fast(inputs)))
                 served.append(spent(lambda: live.predict(inputs)))
-            assert min(served) - min(alone) < MOST
+                own.append(spent(yardstick))
+            assert min(served) - min(alone) < MOST * max(1.0, min(own) / OF)
             assert live.status()["process"]["native"] == CALLS * RUNS

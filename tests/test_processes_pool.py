@@ -183,7 +183,7 @@ def test_an_idle_worker_that_dies_is_noticed_at_once_and_replaced() -> None:
         before = p.pids()
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: p.stats()["lost"] == 2, 1.0)
+        until(lambda: p.stats()["lost"] == 2)  # and not at a ping, in 1000 s
         assert p.call("echo", 1, deadline=after(10)) == 1
         until(lambda: p.stats()["workers"] == 2)
         assert not set(before) & set(p.pids())
@@ -201,7 +201,7 @@ def test_a_call_that_was_not_begun_is_repeated(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_stopped_idle_worker_is_found_by_its_pings() -> None:
-    with pool(ping_interval=0.05, ping_timeout=0.1) as p:
+    with pool(ping_interval=0.05, ping_timeout=1.0) as p:
         (stopped,) = p.pids()
         until(lambda: p.stats()["pings"] > 2)
         os.kill(stopped, signal.SIGSTOP)
@@ -249,8 +249,8 @@ def test_a_start_that_takes_too_long_is_given_up() -> None:
 
 def test_slow_starts_run_side_by_side() -> None:
     start = time.monotonic()
-    with pool("toy_handlers:make_slowly", handler_settings=0.5, size=4):
-        assert time.monotonic() - start < 1.9
+    with pool("toy_handlers:make_slowly", handler_settings=1.5, size=4):
+        assert time.monotonic() - start < 5.5  # one after another: 6 s
 
 
 def test_replacements_that_cannot_start_fail_those_who_wait_and_are_tried_again(tmp_path: Path) -> None:
@@ -288,9 +288,10 @@ def test_starts_that_fail_become_rarer(tmp_path: Path) -> None:
     there.touch()
     with pool("toy_handlers:make_while_present", handler_settings=str(there)) as p:
         there.unlink()
+        start = time.monotonic()
         os.kill(p.pids()[0], signal.SIGKILL)
-        time.sleep(1.3)  # after about 0.1, 0.3 and 0.7 s, and the starts themselves
-        assert 2 <= p.stats()["failed_starts"] <= 4
+        until(lambda: p.stats()["failed_starts"] >= 5)
+        assert time.monotonic() - start > 1.5  # pauses of 0.1, 0.2, 0.4 and 0.8 s, and the starts themselves
 
 
 # Replacement in time

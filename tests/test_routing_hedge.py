@@ -13,7 +13,8 @@ import pytest
 
 from dspex.routing import Hedge, Race, hedge
 
-SHORT, LONG = 0.01, 0.3
+#: Seconds: before the hedge, where it is to come; of a way that it overtakes; before one that is not to come.
+SHORT, LONG, NEVER = 0.03, 0.6, 20.0
 
 
 def way(answer: Any, delay: float = 0.0, log: list[str] | None = None) -> Callable[[], Any]:
@@ -41,10 +42,16 @@ def away(answer: Any, delay: float = 0.0, log: list[str] | None = None) -> Calla
 
 
 def race(
-    first: tuple[Any, float], second: tuple[Any, float], *, at_once: bool = False, is_async: bool, **more: Any
+    first: tuple[Any, float],
+    second: tuple[Any, float],
+    *,
+    after: float = SHORT,
+    at_once: bool = False,
+    is_async: bool,
+    **more: Any,
 ) -> tuple[Race[Any], list[str]]:
     log: list[str] = []
-    ways: Hedge[Any] = Hedge(SHORT, starts_at_once=lambda error: at_once, **more)
+    ways: Hedge[Any] = Hedge(after, starts_at_once=lambda error: at_once, **more)
     if is_async:
         return asyncio.run(ways.arun(away(*first, log), away(*second, log))), log  # type: ignore[arg-type]
     return ways.run(way(*first, log), way(*second, log)), log
@@ -56,7 +63,7 @@ BROKEN, WORSE = ValueError("broken"), KeyError("worse")
 
 @both
 def test_a_fast_first_way_is_alone(is_async: bool) -> None:
-    found, log = race(("one", 0), ("two", 0), is_async=is_async)
+    found, log = race(("one", 0), ("two", 0), after=NEVER, is_async=is_async)
     assert found == Race("one")
     assert log == ["one"]
 
@@ -70,29 +77,29 @@ def test_the_second_way_wins(is_async: bool) -> None:
 
 @both
 def test_the_second_way_loses(is_async: bool) -> None:
-    found, _ = race(("one", 5 * SHORT), ("two", LONG), is_async=is_async)
+    found, _ = race(("one", 8 * SHORT), ("two", LONG), is_async=is_async)
     assert found == Race("one", hedged=True)
 
 
 @both
 def test_an_error_of_the_first_way(is_async: bool) -> None:
     with pytest.raises(ValueError, match="broken"):
-        race((BROKEN, 0), ("two", 0), is_async=is_async)
-    found, log = race((BROKEN, 0), ("two", 0), at_once=True, is_async=is_async)
+        race((BROKEN, 0), ("two", 0), after=NEVER, is_async=is_async)
+    found, log = race((BROKEN, 0), ("two", 0), after=NEVER, at_once=True, is_async=is_async)
     assert found == Race("two", hedged=True, won=True)
     assert log == ["broken", "two"]
 
 
 @both
 def test_an_error_is_no_answer(is_async: bool) -> None:
-    found, _ = race(("one", 5 * SHORT), (BROKEN, 0), is_async=is_async)
+    found, _ = race(("one", 8 * SHORT), (BROKEN, 0), is_async=is_async)
     assert found == Race("one", hedged=True, lost_by=BROKEN)
-    found, _ = race((BROKEN, 5 * SHORT), ("two", 6 * SHORT), is_async=is_async)
+    found, _ = race((BROKEN, 8 * SHORT), ("two", 9 * SHORT), is_async=is_async)
     assert found == Race("two", hedged=True, won=True)
     with pytest.raises(ValueError, match="broken"):
-        race((BROKEN, 5 * SHORT), (WORSE, 0), is_async=is_async)
+        race((BROKEN, 8 * SHORT), (WORSE, 0), is_async=is_async)
     with pytest.raises(ValueError, match="broken"):
-        race((BROKEN, 5 * SHORT), (WORSE, 6 * SHORT), is_async=is_async)
+        race((BROKEN, 8 * SHORT), (WORSE, 9 * SHORT), is_async=is_async)
 
 
 @both
@@ -100,14 +107,14 @@ def test_an_answer_that_is_not_good(is_async: bool) -> None:
     def good(answer: str) -> bool:
         return answer != "poor"
 
-    found, log = race(("poor", 0), ("two", 0), is_async=is_async, is_good=good)
+    found, log = race(("poor", 0), ("two", 0), after=NEVER, is_async=is_async, is_good=good)
     assert found == Race("poor")  # what to do with it is not the hedge's business
     assert log == ["poor"]
-    found, _ = race(("poor", 5 * SHORT), ("two", 8 * SHORT), is_async=is_async, is_good=good)
+    found, _ = race(("poor", 8 * SHORT), ("two", 12 * SHORT), is_async=is_async, is_good=good)
     assert found == Race("two", hedged=True, won=True)
-    found, _ = race(("poor", 5 * SHORT), (BROKEN, 0), is_async=is_async, is_good=good)
+    found, _ = race(("poor", 8 * SHORT), (BROKEN, 0), is_async=is_async, is_good=good)
     assert found == Race("poor", hedged=True, lost_by=BROKEN)
-    found, _ = race(("good", 5 * SHORT), (BROKEN, 8 * SHORT), is_async=is_async, is_good=good)
+    found, _ = race(("good", 8 * SHORT), (BROKEN, 12 * SHORT), is_async=is_async, is_good=good)
     assert found == Race("good", hedged=True)
 
 
@@ -173,7 +180,7 @@ def test_too_many_threads_go_without_a_hedge(monkeypatch: pytest.MonkeyPatch) ->
     here = threading.get_ident()
     ways: Hedge[Any] = Hedge(SHORT, starts_at_once=lambda e: False)
     # one thread: the first way has it, and the second cannot be started
-    assert ways.run(way("one", 5 * SHORT), way("two")) == Race("one")
+    assert ways.run(way("one", 8 * SHORT), way("two")) == Race("one")
     hedge._threads.acquire()
     assert ways.run(threading.get_ident, way("two")) == Race(here)  # none: in the caller's own
     hedge._threads.release()
