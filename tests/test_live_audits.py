@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def served_live(store: Store, teacher: Planted, share: float = 0.25, seed: int = 1) -> LiveProgram:
-    program = LiveProgram(store, teacher, settings(audit_share=share), seed=seed)
+    program = LiveProgram(store, teacher, settings(audit_share=share, automatic=share > 0), seed=seed)
     program.promote("test", "live")
     return program
 

@@ -46,7 +46,7 @@ def reference() -> dict[str, Any]:
 
 
 def live_over(store: Store, seed: int = 1) -> LiveProgram:
-    live = LiveProgram(store, Planted(), settings(audit_share=0.0), seed=seed)
+    live = LiveProgram(store, Planted(), settings(audit_share=0.0, automatic=False), seed=seed)
     if stage_of(store)[0] != "live":
         live.promote("test", "live")
     return live
@@ -152,6 +152,80 @@ def test_who_dies_leaves_the_seat_and_who_forks_keeps_it(store: Store) -> None:
         assert kept > before, "what had been written by the one that was killed"
         serve(live, rows(400, seed=3, hard=0.1), step=100)
         assert seen(live) > kept
+
+
+def test_who_has_no_calls_leaves_the_seat(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_version(store, figures={"reference": reference()})
+    with live_over(store) as idle, live_over(store, seed=2) as busy:
+        with store.drift.seat():
+            pass  # nobody has looked yet
+        serve(idle, rows(400, seed=1, hard=0.1), step=100)
+        mine = seen(idle)
+        serve(busy, rows(400, seed=2, hard=0.1), step=100)
+        assert seen(busy) == mine
+        monkeypatch.setattr(inputs, "_IDLE", 0.0)
+        assert idle.flush()
+        assert seen(idle) == mine, "it has written before it left"
+        monkeypatch.setattr(inputs, "_IDLE", 60.0)
+        serve(busy, rows(400, seed=3, hard=0.1), step=100)
+        assert seen(busy) > mine
+        assert seen(idle) == seen(busy)
+
+
+DAMAGE: dict[str, Any] = {
+    "no JSON": "{",
+    "not a mapping": [1, 2],
+    "calls that are none": {"first": [0.5, [2.0, "apple"]]},
+    "no reference": {"reference": {"format": 1}},
+    "no state": {"watch": {"format": 9}},
+}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_record_is_begun_anew(
+    store: Store, what: str, own: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_version(store, figures=None if own else {"reference": reference()})
+    text = DAMAGE[what] if what == "no JSON" else json.dumps(DAMAGE[what])
+    with store._database.writing() as connection:
+        connection.execute("INSERT INTO meta VALUES ('drift of version 1', ?)", (text,))
+    with live_over(store) as live:
+        assert seen(live) == 0
+        serve(live, rows(400, seed=1, hard=0.1), step=100)
+        assert live._auditor.errors == 0
+    assert store.drift.read(1)["watch" if not own else "first"]
+    if what not in ("no state", "no reference"):
+        assert "version 1 cannot be read and begins anew" in caplog.text
+
+
+def test_a_damaged_reference_is_replaced_by_the_first_calls(store: Store) -> None:
+    add_version(store, figures={"reference": {"format": "none"}})
+    with live_over(store) as live:
+        serve(live, rows(400, seed=1, hard=0.1), step=100)
+        assert "so far there are" in live.status()["drift"]["text"]
+        assert live._auditor.errors == 0
+
+
+def test_an_alarm_that_cannot_be_written_is_told_later_and_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_version(store, figures={"reference": reference()})
+    monkeypatch.setattr("dspex.distill.store.database.BUSY_SECONDS", 0.01)
+    with Store.open(store.home, SIGNATURE) as mine, live_over(mine) as live:
+        live._auditor.close(5.0)  # only the test ticks
+        plan = live._keeper.plan
+        plan.samples.extend(program().predict(call) for call in BIRCHES[:250])
+        with store._database.writing():
+            live._keeper.drift()
+            live._keeper.drift()
+        assert "held up" in caplog.text
+        assert not alarms(store)
+        assert store.drift.read(1) is None
+        for _ in range(2):
+            live._keeper.drift()
+        assert len(alarms(store)) == 1
+        assert store.drift.read(1)["watch"]["alarmed_at"]
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,59 @@ def test_it_starts_after_a_breach(store: Store, started: list[FakeJob]) -> None:
         event = [event for event in store.events() if event.kind == "learning started"][-1]
         assert event.reason == "the version in service breached"
         assert event.after["rows"] >= before + 50
+
+
+def test_a_full_store_learns_on_before_and_after_a_breach(tmp_path: Path, started: list[FakeJob]) -> None:
+    """The rows that are there stay level, so those that were ever stored are what counts."""
+    teacher, given = Planted(), {**settings(), **learning(first_rows=200)}
+    with home(tmp_path, settings={"max_rows": 100}) as store:
+        with LiveProgram(store, teacher, given, seed=1) as live:
+            serve(live, rows(199, seed=1))
+            assert live.status()["learning"]["rows_until_next"] == 1
+            serve(live, rows(1, seed=2))
+            live._auditor._tick()
+            assert len(started) == 1
+            started[0].code = 0
+            store.record(Event(time.time(), "learning waits", "learner", "too few rows", {}, {}))
+            serve(live, rows(150, seed=3))
+            assert live.status()["learning"]["rows_until_next"] == 50
+        with LiveProgram(store, teacher, given, seed=1) as live:
+            assert live.status()["learning"]["rows_until_next"] == 50, "a restart knows"
+            serve(live, rows(50, seed=4))
+            live._auditor._tick()
+            assert len(started) == 2
+            started[1].code = 0
+            live._auditor._tick()
+            assert store.counts()["rows"] < 200
+            add_version(store)
+            live.promote("test", "live")
+            teacher.shift = 0.7
+            while stage_of(store)[0] == "live":
+                serve(live, rows(20, seed=9, hard=0.0), until="shadow", step=1)
+            assert live.status()["learning"]["rows_until_next"] == 200
+            serve(live, rows(200, seed=5))
+            live._auditor._tick()
+            assert len(started) == 3
+            assert [event.after["rows"] for event in store.events() if event.kind == "learning started"][
+                -1
+            ] > 600
+
+
+def test_a_home_that_stayed_level_before_goes_on(tmp_path: Path, started: list[FakeJob]) -> None:
+    """Its events and its breach have the rows that were there then."""
+    with home(tmp_path, settings={"max_rows": 100}) as store:
+        with LiveProgram(store, Planted(), learning(automatic=False), seed=1) as live:
+            serve(live, rows(400, seed=1))
+        store.record(Event(time.time(), "learning started", "rule", "", {}, {"rows": 100}))
+        store.record(Event(time.time(), "learning waits", "learner", "too few rows", {}, {}))
+        state = store.state()
+        watch = {"breach": {"at": time.time(), "reason": "", "rows": 100}}
+        store.move(
+            state.revision, replace(state, watch=watch), Event(time.time(), "breach", "watch", "", {}, {})
+        )
+        with LiveProgram(store, Planted(), learning(), seed=1) as live:
+            live._auditor._tick()
+            assert len(started) == 1
 
 
 def test_a_failure_is_told(store: Store, started: list[FakeJob]) -> None:

@@ -271,9 +271,9 @@ def test_calls_go_on_while_the_program_is_moved(
 
 
 def test_what_is_saved_is_known_at_once_after_a_restart(store: Store) -> None:
-    with LiveProgram(store, Planted(usd=0.5), settings(audit_share=0.0), seed=1) as first:
+    with LiveProgram(store, Planted(usd=0.5), settings(audit_share=0.0, automatic=False), seed=1) as first:
         first.promote("test", "live")
         serve(first, rows(20, hard=1.0))
-    with LiveProgram(store, Planted(usd=0.5), settings(audit_share=0.0), seed=1) as second:
+    with LiveProgram(store, Planted(usd=0.5), settings(audit_share=0.0, automatic=False), seed=1) as second:
         serve(second, rows(10, hard=0.0))
     assert sum(each.counts.get("usd_saved", 0) for each in store.usage()) == pytest.approx(5.0)

@@ -57,6 +57,55 @@ def test_several_threads_fork_at_once(tmp_path: Path) -> None:
     assert done.stdout.strip() == str([times] * 3 + [0])
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_neither_holds_nor_releases_a_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from dspex.distill.store import Store\n"
+        "store = Store.open(sys.argv[1], 'text -> label: bool')\n"
+        "with store.learning():\n"
+        "    leaves, stays = os.fork(), os.getpid()\n"
+        "    if leaves: os.waitpid(leaves, 0)\n"
+        "    if leaves: child = os.fork()\n"
+        "    if leaves and not child: os.close(1); sys.stdin.read(); os._exit(0)\n"  # until the test ends
+        "    if leaves:\n"
+        "        try:\n"
+        "            with store.learning(): print('released by the child')\n"
+        "        except Exception as error: print(type(error).__name__)\n"
+        "if not leaves: os._exit(0)\n"
+        "with store.learning(): print('free')\n"
+        "with store.learning(): print('again', flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        said = [process.stdout.readline().strip() for _ in range(3)]
+        assert process.wait(20) == -9
+        assert said == ["ResourceError", "free", "again"]
+        with Store.open(tmp_path) as store, store.learning():
+            pass  # though a child lives
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_of_one_that_is_killed_does_not_keep_its_lock(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from dspex.distill.store import Store\n"
+        "store = Store.open(sys.argv[1], 'text -> label: bool')\n"
+        "with store.learning():\n"
+        "    end, begun = os.pipe()\n"
+        "    if not os.fork(): os.write(begun, b'.'); sys.stdin.read(); os._exit(0)\n"
+        "    os.read(end, 1); os.kill(os.getpid(), 9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.wait(20) == -9
+        with Store.open(tmp_path) as store, store.learning():
+            pass
+
+
 def test_a_temporary_home_goes_with_its_store() -> None:
     store = Store.open(None, "text -> label: bool")
     path = store.home

@@ -314,6 +314,7 @@ def test_adding_keeps_to_the_limit_by_itself(tmp_path: Path) -> None:
         for start in range(0, 1000, 10):
             store.add([trace(str(start + n)) for n in range(10)])
             assert store.counts()["rows"] < 100 + 64 + 10
+            assert store.counts()["last"] == store.counts()["rows"] + store.counts()["pruned"]
         store.add([trace(f"many {n}") for n in range(3000)])
         assert store.counts()["rows"] == 100
 

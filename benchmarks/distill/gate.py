@@ -80,7 +80,7 @@ def _live(plan: Plan) -> Table:
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         live_home(Path(folder), SERVED, 10_000)
-        program = live(folder, stack=stack, lifecycle={"audit_share": 0.0})
+        program = live(folder, stack=stack, lifecycle={"automatic": False, "audit_share": 0.0})
         file = max(Path(folder, "versions").glob("*.dspex"))
         texts = [{"text": text} for text in dict.fromkeys(load(SERVED).dev_texts)]
         rows = [row for row in texts if program.predict(row).route == "native"]

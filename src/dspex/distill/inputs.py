@@ -1,20 +1,22 @@
 """Watches for drift of the inputs, by native answers alone.
 
 One process of a home looks at a time, at a share of its own calls, and keeps in the home what it has come to:
-whoever looks next goes on from there. So a false alarm is as rare over all of them as it is over one.
+whoever looks next goes on from there. So a false alarm is as rare over all of them as it is over one. A
+process that has no calls leaves the seat to those that have.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from dspex.distill.hooks import log
 from dspex.distill.plan import Plan
 from dspex.distill.references import drift_label, drift_reference
-from dspex.distill.store import Store
-from dspex.errors import ConfigError, InputError, ResourceError
+from dspex.distill.store import Event, Store
+from dspex.errors import ConfigError, InputError, ModelFileError, ResourceError
 from dspex.guarantee.drift import DriftReference, DriftWatch
 from dspex.result import Result
 from dspex.signature import Signature
@@ -23,6 +25,7 @@ __all__ = ["InputWatch", "VersionDrift"]
 
 _FIRST = 1000  # calls that are the reference of a version whose rows cannot be one
 _EVERY = 30.0  # seconds between two writings
+_IDLE = 60.0  # seconds without a call after which the seat is left
 
 
 class VersionDrift:
@@ -36,6 +39,9 @@ class VersionDrift:
         reference: of the rows that certified it; None: they are none.
         delta: chance of a false alarm, over all time.
         data: what `to_dict` gave, to go on from. One of another delta is begun anew.
+
+    Raises:
+        InputError: `reference` or `data` is damaged.
     """
 
     def __init__(
@@ -45,11 +51,11 @@ class VersionDrift:
         delta: float,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        data = data or {}
+        data = {} if data is None else data
+        if not isinstance(data, Mapping):
+            raise InputError(f"what is known of drift must be a mapping, not {type(data).__name__}")
         self._signature, self._delta = signature, delta
-        self._first: list[tuple[float, str | None]] = [
-            (score, label) for score, label in data.get("first", ())
-        ]
+        self._first = [_looked_at(pair) for pair in data.get("first") or ()]
         self._watch: DriftWatch | None = None
         self._own = None if reference is not None else data.get("reference")
         found = reference if reference is not None else self._own
@@ -96,67 +102,82 @@ class VersionDrift:
 
 
 class InputWatch:
-    """The watch on the inputs of the version in service, for one process of a home."""
+    """The watch on the inputs of the version in service, for one process of a home.
 
-    def __init__(self, store: Store, delta: float) -> None:
-        self._store, self._delta = store, delta
+    Args:
+        delta: of each version's watch.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, store: Store, delta: float, clock: Callable[[], float]) -> None:
+        self._store, self._delta, self._clock = store, delta, clock
         self._seat: ExitStack | None = None
         self._version: int | None = None
         self._drift: VersionDrift | None = None
-        self._written, self._changed = 0.0, False
+        self._written = self._called = 0.0
+        self._changed = self._untold = False
 
-    def look(self, plan: Plan) -> dict[str, Any] | None:
-        """Takes in the calls that a plan has sampled; the report of an alarm that this raised.
+    def look(self, plan: Plan) -> None:
+        """Takes in the calls that a plan has sampled. An alarm that they raise is written with its event.
 
-        Once that is told, `write` is to follow: an alarm that is kept is not told again.
+        Raises:
+            ResourceError, ModelFileError: the home cannot be read or written; looking again goes on.
         """
         version = plan.state.version
-        if version is None or plan.guarded is None:
-            return None
-        if not self._seated():
-            plan.samples.clear()
-            return None
+        if version is not None and plan.samples:
+            if self._seated():
+                self._take_in(plan, version)
+            else:
+                plan.samples.clear()
+        elif self._seat is not None and time.monotonic() - self._called >= _IDLE:
+            self.write()
+            self.leave()
+        if self._untold or time.monotonic() - self._written >= _EVERY:
+            self.write()
+
+    def _take_in(self, plan: Plan, version: int) -> None:
         if self._version != version:
             self.write()
-            self._drift, self._version = self._of(plan), version
+            self._drift, self._version = self._of(plan, version), version
         assert self._drift is not None
-        raised = False
         while plan.samples:
-            raised |= self._drift.update(plan.samples.popleft())
+            self._untold |= self._drift.update(plan.samples.popleft())
             self._changed = True
-        if raised:
-            return self._drift.report()
-        if time.monotonic() - self._written >= _EVERY:
-            self.write()
-        return None
+        self._called = time.monotonic()
 
     def report(self, plan: Plan) -> dict[str, Any] | None:
         """What is known of the version in service: here, or else in the home; None without a version."""
         if plan.state.version is None or plan.guarded is None:
             return None
-        here = self._drift is not None and self._version == plan.state.version
-        drift = self._drift if here else self._of(plan)
-        assert drift is not None
-        return drift.report()
+        if self._drift is not None and self._version == plan.state.version:
+            return self._drift.report()
+        return self._of(plan, plan.state.version).report()
 
     def write(self) -> None:
-        """Keeps in the home what has been come to."""
+        """Keeps in the home what has been come to: an alarm and its event together, so it is told once."""
         self._written = time.monotonic()
         if self._changed and self._drift is not None and self._version is not None:
-            self._store.drift.write(self._version, self._drift.to_dict())
-            self._changed = False
+            event = self._alarm(self._drift) if self._untold else None
+            self._store.drift.write(self._version, self._drift.to_dict(), event)
+            self._changed = self._untold = False
+
+    def _alarm(self, drift: VersionDrift) -> Event:
+        report = drift.report()
+        return Event(self._clock(), "drift", "watch", report["text"], {}, report)
 
     def close(self) -> None:
         """Writes, and leaves the seat to another process."""
-        self.write()
-        self.leave()
+        try:
+            self.write()
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Leaves the seat as it is: in a forked child, it is the parent's."""
         if self._seat is not None:
             self._seat.close()
         self._seat = self._version = self._drift = None
-        self._changed = False
+        self._changed = self._untold = False
 
     def _seated(self) -> bool:
         if self._seat is None:
@@ -168,15 +189,27 @@ class InputWatch:
             self._seat, self._written = seat, time.monotonic()
         return True
 
-    def _of(self, plan: Plan) -> VersionDrift:
-        assert plan.state.version is not None
+    def _of(self, plan: Plan, version: int) -> VersionDrift:
+        """As the home has it. What is damaged there is begun anew: a watch is no reason not to serve."""
         assert plan.guarded is not None
-        return VersionDrift(
-            plan.guarded.program.signature,
-            plan.reference,
-            self._delta,
-            self._store.drift.read(plan.state.version),
-        )
+        signature = plan.guarded.program.signature
+        try:
+            return VersionDrift(signature, plan.reference, self._delta, self._store.drift.read(version))
+        except (InputError, ModelFileError) as error:
+            log.warning("the drift watch of version %s cannot be read and begins anew: %s", version, error)
+        try:
+            return VersionDrift(signature, plan.reference, self._delta)
+        except InputError:  # it is the reference that is damaged
+            return VersionDrift(signature, None, self._delta)
+
+
+def _looked_at(pair: Any) -> tuple[float, str | None]:
+    """(score, label) of a call."""
+    if isinstance(pair, list | tuple) and len(pair) == 2:
+        score, label = pair
+        if isinstance(score, float | int) and 0 <= score <= 1 and isinstance(label, str | None):
+            return float(score), label
+    raise InputError(f"{pair!r} is no score with its label")
 
 
 def _resumed(reference: DriftReference, delta: float, state: Mapping[str, Any] | None) -> DriftWatch:

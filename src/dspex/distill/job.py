@@ -20,12 +20,12 @@ from dspex.processes.failures import to_data
 _LAST = 19  # the greatest niceness
 
 
-def main() -> int:
-    """Runs the job; the exit code."""
+def main(home: str) -> int:
+    """Learns from the traces of a home; the exit code."""
     settings = DistillSettings.of(json.loads(sys.stdin.read() or "{}"))
     _give_way(settings.learning.nice)
     try:
-        with Store.open(sys.argv[1], settings=settings.store, create=False) as store:
+        with Store.open(home, settings=settings.store, create=False) as store:
             lesson = learn(store, settings)
     except DspexError as error:
         print(json.dumps({"error": to_data(error)}), flush=True)
@@ -43,4 +43,4 @@ def _give_way(nice: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

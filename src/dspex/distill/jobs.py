@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from typing import IO
 
 from dspex.distill.learner import Lesson
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Store
-from dspex.errors import CallTimeoutError, DspexError, InternalError
+from dspex.errors import CallTimeoutError, DspexError, InternalError, ResourceError
+from dspex.processes.command import python_command
 from dspex.processes.failures import from_data
 
 __all__ = ["Job", "start"]
@@ -92,17 +91,27 @@ class Job:
 
 
 def start(store: Store, settings: DistillSettings) -> Job:
-    """Starts `learn` for a home in a process of its own, with the niceness and threads of the settings."""
-    # The job closes them when it has read them.
-    output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dspex.distill.job", str(Path(store.home))],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=errors,
-    )
+    """Starts `learn` for a home in a process of its own, with the niceness and threads of the settings.
+
+    It can import what this process can, such as functions of the settings that stand beside the script.
+
+    Raises:
+        ResourceError: the system has no process, descriptors or temporary files left. Retryable.
+    """
+    with ExitStack() as undo:
+        try:
+            output, errors = (undo.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+            process = subprocess.Popen(
+                python_command("dspex.distill.job", str(store.home)),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+            )
+        except OSError as cause:
+            raise ResourceError(f"no learning process can be started: {cause}", retryable=True) from cause
+        undo.pop_all()  # the job closes them when it has read them
     assert process.stdin is not None
-    with process.stdin as stdin:
+    with suppress(BrokenPipeError), process.stdin as stdin:  # one that has ended already says so itself
         stdin.write(json.dumps(settings.model_dump(mode="json")).encode())
     return Job(process, output, errors, settings.learning.timeout)
 

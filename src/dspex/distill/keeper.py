@@ -16,7 +16,7 @@ from dspex.distill.monitor import Monitor
 from dspex.distill.plan import Plan, plan_of, without_version
 from dspex.distill.rules import next_move
 from dspex.distill.settings import DistillSettings
-from dspex.distill.store import Event, State, Store
+from dspex.distill.store import State, Store
 from dspex.distill.tally import Costs
 from dspex.errors import DspexError, ResourceError
 
@@ -47,7 +47,7 @@ class Keeper:
         self._seed, self._clock = seed, clock
         self._lock = threading.RLock()
         self.hooks = Hooks()
-        self.inputs = InputWatch(store, settings.lifecycle.audit_delta)
+        self.inputs = InputWatch(store, settings.lifecycle.audit_delta, clock)
         self.closed = False
         self._newer: int | None = None
         self._old: list[tuple[float, Plan]] = []
@@ -146,9 +146,10 @@ class Keeper:
         self.drift()
         with self._lock:
             self._save()
-            if self.closed:
-                self.inputs.close()  # nothing comes after the last tick
         self.flush()
+        if self.closed:
+            with self._lock:
+                self.inputs.close()  # nothing comes after the last tick
         self.tell()
 
     def _save(self) -> None:
@@ -162,10 +163,10 @@ class Keeper:
     def drift(self) -> None:
         """Shows the sampled calls to the drift watch; its alarm is an event."""
         with self._lock:
-            report = self.inputs.look(self.plan)
-            if report is not None:
-                self._store.record(Event(self._clock(), "drift", "watch", report["text"], {}, report))
-                self.inputs.write()
+            try:
+                self.inputs.look(self.plan)
+            except (DspexError, OSError) as error:  # counters, moves and learning go on
+                log.warning("the watch on drift is held up: %s", error)
 
     def drift_report(self) -> dict[str, Any] | None:
         """What is known of drift of the inputs; None without a version in service."""

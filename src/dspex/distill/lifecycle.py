@@ -16,12 +16,23 @@ from dspex.errors import ConfigError, ProgramError, nearest
 if TYPE_CHECKING:
     from dspex.distill.store import Store, VersionRecord
 
-__all__ = ["adopt", "apply", "demote", "hold", "newer_version", "outdated", "promote", "release", "rollback"]
+__all__ = [
+    "adopt",
+    "apply",
+    "demote",
+    "hold",
+    "newer_version",
+    "outdated",
+    "promote",
+    "release",
+    "rollback",
+    "rows_stored",
+]
 
 # Keys of State.watch:
 #   served: the highest version that has been in service; checks, errors: since the last move, see Evidence;
 #   upto: the last audit that counts in them and in `watch` and `sequence`, the states of the monitors;
-#   breach: {"at", "reason", "rows" in the store then}, once the version in service has breached;
+#   breach: {"at", "reason", "rows" stored by then}, once the version in service has breached;
 #   last_breach: the same, for good: of a sample that was taken before it, nothing follows for calls after it.
 
 
@@ -195,7 +206,7 @@ def apply(store: Store, state: State, move: Move, watch: Mapping[str, Any], at: 
         again = _recounted(seen.watch)
         return _moved(store, seen, "withdrawn", move.by, move.reason, at, stage=move.stage, watch=again)
     if move.kind == "breach":
-        breach = {"at": at, "reason": move.reason, "rows": store.counts()["rows"]}
+        breach = {"at": at, "reason": move.reason, "rows": rows_stored(store)}
         noted = _recounted(seen.watch) | {"breach": breach, "last_breach": breach}
         return _moved(store, seen, "breach", move.by, move.reason, at, stage=move.stage, watch=noted)
     again = _recounted(seen.watch)
@@ -223,6 +234,15 @@ def newer_version(
         if wanted is None or weaker(each, wanted) is None:
             return each
     return None
+
+
+def rows_stored(store: Store) -> int:
+    """How many rows were ever stored: what progress is measured by.
+
+    The rows that are there now stay level once the oldest are dropped (`max_rows`, `max_age`). A repeat that
+    is counted in an equal row, see `deduplicate`, is none; the calls that certify are a row each.
+    """
+    return int(store.counts()["last"])
 
 
 def outdated(figures: Mapping[str, Any], state: State) -> bool:

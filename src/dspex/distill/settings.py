@@ -84,10 +84,19 @@ class LifecycleSettings(Settings):
     """The same, before canary becomes live."""
     audit_share: Share = 0.02
     """Of the calls, the share whose native answer is compared with the teacher's once the reply has gone
-    out; each call by its own coin."""
+    out; each call by its own coin. 0 takes `automatic` False, and `start` "shadow"."""
     audit_delta: Inside = 0.05
-    """Chance of a false alarm of the watch on agreement, over all time and all processes of a home; and of
-    that on drift, for each version."""
+    """For each version, the chance that the watch on its agreement ever raises a false alarm, over all
+    processes and restarts of a home, and that of the watch on drift: not for all versions together."""
+
+    @model_validator(mode="after")
+    def _watched(self) -> Self:
+        if self.audit_share == 0 and (self.automatic or self.start != "shadow"):
+            raise Misfit(
+                "without audits nothing is watched once a version is live", "audit_share",
+                hint="Give a share above 0, or promote versions yourself: automatic=False, start='shadow'",
+            )  # fmt: skip
+        return self
 
 
 class LearningSettings(Settings):
@@ -96,9 +105,10 @@ class LearningSettings(Settings):
     automatic: StrictBool = True
     """Learn when enough new rows have come, and after a breach."""
     first_rows: Count = 500
-    """Labelled rows before the first version is tried."""
+    """Labelled rows before the first version is tried, and after a breach before the next. Rows count that
+    were ever stored, also those that have been dropped since; of equal ones that are kept once, the first."""
     growth: Annotated[float, Field(strict=True, gt=1)] = 1.5
-    """Labelled rows, as a multiple of those the last try had, before the next."""
+    """Labelled rows, as a multiple of those at the last try, before the next."""
     max_rows: Count | None = 100_000
     """The newest rows that are learned from; None: all."""
     nice: Annotated[int, Field(strict=True, ge=0, le=19)] = 19
@@ -129,12 +139,3 @@ class DistillSettings(Settings):
     lifecycle: LifecycleSettings = LifecycleSettings()
     learning: LearningSettings = LearningSettings()
     store: StoreSettings = StoreSettings()
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.lifecycle.audit_share == 0 and self.lifecycle.start != "shadow":
-            raise Misfit(
-                "without audits nothing is watched", "lifecycle", "audit_share",
-                hint="Give a share above 0, or start in shadow",
-            )  # fmt: skip
-        return self

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from dspex.distill.hooks import log
+from dspex.distill.lifecycle import rows_stored
 from dspex.distill.settings import DistillSettings
 from dspex.distill.store import Event, State, Store
 from dspex.errors import DspexError, ProgramError, ResourceError
@@ -20,13 +21,13 @@ _LOOK_BACK = 1000  # events
 
 
 def rows_wanted(first: int, growth: float, tried: int, breach: int | None) -> int:
-    """The number of rows in the store at which the next version is due.
+    """At how many rows the next version is due. Rows are counted as `rows_stored` does.
 
     Args:
         first, growth: as `LearningSettings`.
-        tried: rows that there were at the last try; 0: there was none.
-        breach: rows that there were when the version in service breached; None: it has not. From then on
-            only the rows since count: those before it say what was.
+        tried: rows at the last try; 0: there was none.
+        breach: rows when the version in service breached; None: it has not. From then on only the rows since
+            count: those before it say what was.
     """
     base = 0 if breach is None else breach
     if tried <= base:
@@ -57,7 +58,7 @@ class Tutor:
         wanted = rows_wanted(
             settings.first_rows, settings.growth, self._tried, None if breach is None else int(breach["rows"])
         )
-        return max(0, wanted - int(self._store.counts()["rows"]))
+        return max(0, wanted - rows_stored(self._store))
 
     def tick(self, state: State) -> None:
         """Looks after the process that learns, and starts one that is due."""
@@ -85,10 +86,14 @@ class Tutor:
                 raise ProgramError("the live program is closed")
             if self._job is not None and self._job.poll() is None:
                 return False
-            rows = int(self._store.counts()["rows"])
+            rows = rows_stored(self._store)
             self._store.record(Event(self._clock(), STARTED, by, why, {}, {"rows": rows}))
             self._tried = rows
-            self._job = jobs.start(self._store, self._settings)
+            try:
+                self._job = jobs.start(self._store, self._settings)
+            except DspexError as error:
+                self._failed(error)
+                raise
             return True
 
     def wait(self) -> None:
@@ -146,7 +151,7 @@ class Tutor:
 
 
 def _tried(store: Store) -> int:
-    """Rows that there were at the last try; 0: there was none.
+    """Rows at the last try; 0: there was none.
 
     A try that ended with the service, and of which nothing came, was none: it is made again. But only once,
     because it may be what the service died of.

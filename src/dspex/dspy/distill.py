@@ -9,6 +9,7 @@ from typing import Any
 import dspy
 from dspy.teleprompt import Teleprompter
 
+from dspex.config.base import Settings
 from dspex.distill.agreement import Cost, Slice
 from dspex.distill.settings import DistillSettings
 from dspex.distill.trace import Trace
@@ -147,6 +148,11 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
             raise ConfigError(
                 f"unknown stage {self.stage!r}", field="stage", hint=nearest(str(self.stage), _STAGES)
             )
+        if not isinstance(self.settings, Mapping | None):
+            raise ConfigError(
+                f"settings are a mapping, not {type(self.settings).__name__}", field="settings",
+                hint="Give {'lifecycle': {...}, 'learning': {...}, 'store': {...}}",
+            )  # fmt: skip
         given = dict(self.settings or {})
         for name in given:
             if name not in _GROUPS:
@@ -155,8 +161,8 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
                 )
         stage = "live" if self.stage is None and self.home is None else self.stage
         begins = {} if stage is None else {"start": stage, "refit_start": stage}
-        lifecycle = {**begins, **given.get("lifecycle", {})}
-        learning = {"automatic": self.home is not None, **given.get("learning", {})}
+        lifecycle = _over(begins, given.get("lifecycle", {}))
+        learning = _over({"automatic": self.home is not None}, given.get("learning", {}))
         guarantee = {
             "agreement": self.agreement,
             "delta": self.delta,
@@ -217,6 +223,13 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         copy = _copied(asked)
         copy._compiled = False  # else DSPy would hide its predictors, and leave them out of states
         return Distilling(self, student, copy, is_taught=teacher is not None).run(train, val)
+
+
+def _over(defaults: Mapping[str, Any], given: Any) -> Any:
+    """A group of settings over the defaults; what is none is left for `DistillSettings` to refuse."""
+    if isinstance(given, Settings):
+        given = {name: getattr(given, name) for name in given.model_fields_set}
+    return {**defaults, **given} if isinstance(given, Mapping) else given
 
 
 def _traces(traces: Any) -> list[Trace]:

@@ -8,22 +8,16 @@ import select
 import signal
 import socket
 import subprocess
-import sys
-from multiprocessing import spawn
 from typing import Any
 
 from dspex.errors import CallTimeoutError, CommunicationError, ResourceError
 from dspex.processes.channel import Channel
+from dspex.processes.command import python_command
 from dspex.processes.transport import SocketTransport
 from dspex.protection.deadline import Deadline
 
 __all__ = ["WorkerProcess"]
 
-# The parent's sys.path as a whole, before anything is imported: what it can import, its workers can.
-_BOOT = (
-    "import sys; given = sys.argv[1:]; del sys.argv[1:]; sys.path[:] = given[2:]; "
-    "from dspex.processes.worker import main; main(int(given[0]), int(given[1]))"
-)
 _END_SECONDS = 1.0  # that a process takes, at most, to end after its connection has
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -56,8 +50,7 @@ class WorkerProcess:
             lifeline, self._lifeline = os.pipe()
             undo.callback(os.close, self._lifeline)
             given_away.callback(os.close, lifeline)
-            # As for multiprocessing: a program that embeds Python says with its set_executable what to start.
-            command = [spawn.get_executable(), "-c", _BOOT, str(its.fileno()), str(lifeline), *sys.path]
+            command = python_command("dspex.processes.worker", str(its.fileno()), str(lifeline))
             self._process = subprocess.Popen(
                 command, pass_fds=(its.fileno(), lifeline), stdin=subprocess.DEVNULL
             )

@@ -22,7 +22,7 @@ __all__ = ["main"]
 _LOOK_MS = 100  # how long a ping may wait during a call
 
 
-def main(descriptor: int, lifeline: int) -> None:
+def main(descriptor: str, lifeline: str) -> None:
     """Becomes what the parent's first frame says, and serves calls until the parent stops it or ends.
 
     Args:
@@ -30,12 +30,13 @@ def main(descriptor: int, lifeline: int) -> None:
         lifeline: the reading end of a pipe that the parent holds open.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    for each in (descriptor, lifeline):
+    own, life = int(descriptor), int(lifeline)
+    for each in (own, life):
         os.set_inheritable(each, False)
-    _end_with(lifeline)
-    connection = socket.socket(fileno=descriptor)
+    _end_with(life)
+    connection = socket.socket(fileno=own)
     server = Server(SocketTransport(connection))
-    threading.Thread(target=_watch, args=(server, descriptor), name="dspex-watch", daemon=True).start()
+    threading.Thread(target=_watch, args=(server, own), name="dspex-watch", daemon=True).start()
     handler = _become(server)
     if handler is not None:
         server.serve(handler)

@@ -9,7 +9,9 @@ from typing import Any
 
 from dspex.distill.store.codec import plain_json, stored_json
 from dspex.distill.store.database import Database
+from dspex.distill.store.ledger import insert_event
 from dspex.distill.store.opening import exclusively
+from dspex.distill.store.records import Event
 
 __all__ = ["DriftRecords"]
 
@@ -29,19 +31,25 @@ class DriftRecords:
         """
         return exclusively(self._home / "drift.lock", wait=False, busy="another process watches for drift")
 
-    def read(self, version: int) -> dict[str, Any] | None:
-        """What was written last of a version; None: nothing."""
+    def read(self, version: int) -> Any:
+        """What was written last of a version; None: nothing.
+
+        Raises:
+            ModelFileError: it cannot be read.
+        """
         with self._database.reading() as connection:
             row = connection.execute("SELECT value FROM meta WHERE key = ?", (_key(version),)).fetchone()
         return None if row is None else stored_json(row[0])
 
-    def write(self, version: int, data: Mapping[str, Any]) -> None:
-        """Writes all that is known of a version's drift, as JSON-able data."""
+    def write(self, version: int, data: Mapping[str, Any], event: Event | None = None) -> None:
+        """Writes all that is known of a version's drift, as JSON-able data, and in one step an event."""
         with self._database.writing() as connection:
             connection.execute(
                 "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                 (_key(version), plain_json(data)),
             )
+            if event is not None:
+                insert_event(connection, event)
 
 
 def _key(version: int) -> str:

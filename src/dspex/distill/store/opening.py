@@ -1,4 +1,4 @@
-"""Makes the file of a store, or checks that one is whole before anything is written to it."""
+"""Opens the file of a store: makes it, or checks that it is whole before anything is written to it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,61 @@ import json
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from dspex.distill.store.database import Database, unforked
 from dspex.distill.store.failures import DAMAGED, failure
 from dspex.distill.store.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
 from dspex.errors import ConfigError, ModelFileError, ResourceError, SignatureError
 from dspex.signature import Signature
 
-__all__ = [
-    "FILE",
-    "check",
-    "check_same",
-    "check_tables",
-    "create",
-    "exclusively",
-    "make_home",
-    "read_only_options",
-    "stored_signature",
-]
+__all__ = ["exclusively", "opened"]
 
 FILE = "store.sqlite3"
 _HEADER = 100  # bytes; https://www.sqlite.org/fileformat.html
 _SMALL_TABLES = ("meta", "state", "versions")
 
 
-def create(home: Path, signature: Signature, now: float) -> None:
+def opened(
+    home: Path,
+    wanted: Signature | None,
+    *,
+    create: bool,
+    read_only: bool,
+    durable: bool,
+    clock: Callable[[], float],
+) -> tuple[Database, Signature]:
+    """A home's file, which is made where it may be, and the signature that it was made with.
+
+    Args:
+        wanted: the signature that it has to have; None: any.
+        durable: as of `Database`.
+
+    Raises:
+        SignatureError, ModelFileError, ConfigError: as `Store.open`.
+    """
+    file = home / FILE
+    if not file.exists():
+        if read_only or not create:
+            raise ModelFileError(f"there is no store in {home}", hint="Check the path of the home")
+        make_home(home, wanted, clock())
+    check(file)
+    database = Database(file, durable=durable, read_only=read_only_options(file) if read_only else None)
+    try:
+        with database.reading() as connection:
+            check_tables(connection, file)
+            stored = stored_signature(connection, file)
+        if wanted is not None:
+            check_same(stored, wanted, home)
+    except BaseException:
+        database.close()
+        raise
+    return database, stored
+
+
+def make_store(home: Path, signature: Signature, now: float) -> None:
     """Make the store's file, whole or not at all; another process may have been first.
 
     Raises:
@@ -83,10 +111,15 @@ def _sync(path: Path) -> None:
 def exclusively(path: Path, *, wait: bool = True, busy: str = "it is in use") -> Iterator[None]:
     """Holds a lock file's lock, which ends with the process whatever happens to it.
 
+    It is this process's alone: children that it forks meanwhile neither hold it nor release it.
+
     Raises:
         ResourceError: not waiting, and somebody else holds it. Retryable.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    owner = os.getpid()
+    with unforked:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -94,7 +127,26 @@ def exclusively(path: Path, *, wait: bool = True, busy: str = "it is in use") ->
             raise ResourceError(busy, hint="Try again when it is done", retryable=True) from None
         yield
     finally:
+        if os.getpid() == owner:
+            with unforked:
+                _locks.discard(descriptor)
+                with suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)  # not only by closing: a child may have a copy
+                os.close(descriptor)
+
+
+# All copies of a descriptor hold its lock. A child's would keep it from others after this process has died,
+# so a child closes them as it begins, which releases nothing here.
+_locks: set[int] = set()
+
+
+def _in_child() -> None:
+    for descriptor in _locks:
         os.close(descriptor)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 def check(path: Path) -> None:
@@ -192,7 +244,7 @@ def make_home(home: Path, signature: Signature | None, now: float) -> None:
         raise SignatureError(f"there is no store in {home}", hint="Give a signature to make one")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        create(home, signature, now)
+        make_store(home, signature, now)
     except OSError as error:
         raise ModelFileError(
             f"no store can be made in {home}: {error.strerror}", hint="Check the path and the permissions"

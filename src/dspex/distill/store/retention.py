@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
 
 from dspex.distill.settings import StoreSettings
 from dspex.distill.store.database import Database
+from dspex.errors import ResourceError
 
-__all__ = ["drop_some", "give_back"]
+__all__ = ["Retention"]
 
+_EVERY = 64  # added rows
+_STEP = 128  # rows that one transaction drops at most
+_BATCH = 1024  # the same, when it was asked for
 _PAGES = 500  # given back in one transaction
 
 
-def drop_some(database: Database, settings: StoreSettings, now: float, limit: int) -> int:
+class Retention:
+    """Drops what is beyond the settings; see `Store` for what is promised."""
+
+    def __init__(self, database: Database, settings: StoreSettings, clock: Callable[[], float]) -> None:
+        self._database, self._settings, self._clock = database, settings, clock
+        self._since = 0
+
+    def added(self, rows: int) -> None:
+        """Now and then drops some, after so many rows were added."""
+        self._since += rows
+        if self._since >= _EVERY:
+            self._since = 0
+            with suppress(ResourceError):  # what was added is stored; the next step makes up for it
+                self._drop(max(_STEP, 2 * rows))
+
+    def drop_all(self) -> int:
+        """Drops all there is to drop, and lets the file shrink; how many rows."""
+        total = 0
+        while True:
+            dropped = self._drop(_BATCH)
+            total += dropped
+            if dropped < _BATCH:
+                _give_back(self._database)
+                return total
+
+    def _drop(self, limit: int) -> int:
+        return _drop_some(self._database, self._settings, self._clock(), limit)
+
+
+def _drop_some(database: Database, settings: StoreSettings, now: float, limit: int) -> int:
     """Drop at most `limit` traces, and as many audits, beyond `max_age`, or the oldest beyond `max_rows`.
 
     Returns:
@@ -33,7 +68,7 @@ def drop_some(database: Database, settings: StoreSettings, now: float, limit: in
     return dropped
 
 
-def give_back(database: Database) -> None:
+def _give_back(database: Database) -> None:
     """Let the file shrink by the pages that are free."""
     free = None
     while free != 0:

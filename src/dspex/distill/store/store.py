@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,19 +20,15 @@ from dspex.distill.store.export import export
 from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
 from dspex.distill.store.records import Audit, Event, Stage, State, Usage, VersionRecord
-from dspex.distill.store.retention import drop_some, give_back
+from dspex.distill.store.retention import Retention
 from dspex.distill.store.temporary import removal
 from dspex.distill.store.traces import Redact, Traces
 from dspex.distill.store.versions import Versions
 from dspex.distill.trace import Answer, Role, Trace
-from dspex.errors import InputError, ModelFileError, ResourceError, nearest
+from dspex.errors import InputError, nearest
 from dspex.signature import Signature
 
 __all__ = ["Store"]
-
-_PRUNE_EVERY = 64  # added rows
-_PRUNE_STEP = 128  # rows that one transaction drops at most
-_PRUNE_BATCH = 1024  # the same, when it was asked for
 
 
 class Store:
@@ -74,7 +70,7 @@ class Store:
         self._ledger = Ledger(database, codec)
         self._kept = Kept(database)
         self.drift = DriftRecords(database, home)
-        self._since_prune = 0
+        self._retention = Retention(database, settings, clock)
         # Nobody else can come back to a temporary home: it also goes when its store does, at the latest with
         # the process.
         self._remove = removal(self, database, home) if temporary else None
@@ -111,55 +107,25 @@ class Store:
             ConfigError: `home` is a file, or the settings do not fit.
         """
         settings = StoreSettings.of(settings, at="store")
-        signature = None if signature is None else Signature.of(signature)
-        temporary = home is None
+        wanted = None if signature is None else without_learned(Signature.of(signature))
         path = Path(tempfile.mkdtemp(prefix="dspex-store-") if home is None else home).absolute()
-        try:
+        with ExitStack() as undo:
+            if home is None:
+                undo.callback(shutil.rmtree, path, ignore_errors=True)
             with unforked:
-                return cls._open(path, signature, settings, create, redact, read_only, clock, temporary)
-        except BaseException:
-            if temporary:
-                shutil.rmtree(path, ignore_errors=True)
-            raise
-
-    @classmethod
-    def _open(
-        cls,
-        home: Path,
-        signature: Signature | None,
-        settings: StoreSettings,
-        create: bool,
-        redact: Redact | None,
-        read_only: bool,
-        clock: Callable[[], float],
-        temporary: bool,
-    ) -> Store:
-        file = home / opening.FILE
-        wanted = None if signature is None else without_learned(signature)
-        if not file.exists():
-            if read_only or not create:
-                raise ModelFileError(f"there is no store in {home}", hint="Check the path of the home")
-            opening.make_home(home, wanted, clock())
-        opening.check(file)
-        options = opening.read_only_options(file) if read_only else None
-        database = Database(file, durable=not temporary, read_only=options)
-        try:
-            with database.reading() as connection:
-                opening.check_tables(connection, file)
-                stored = opening.stored_signature(connection, file)
-            if wanted is not None:
-                opening.check_same(stored, wanted, home)
-            store = cls(
-                home, database, wanted or stored, settings, redact, clock,
-                read_only=read_only, temporary=temporary,
-            )  # fmt: skip
-            if not read_only:
-                store._versions.folder.mkdir(exist_ok=True)
-                store._versions.clean()
-            return store
-        except BaseException:
-            database.close()
-            raise
+                database, stored = opening.opened(
+                    path, wanted, create=create, read_only=read_only, durable=home is not None, clock=clock
+                )
+                undo.callback(database.close)
+                store = cls(
+                    path, database, wanted or stored, settings, redact, clock,
+                    read_only=read_only, temporary=home is None,
+                )  # fmt: skip
+                if not read_only:
+                    store._versions.folder.mkdir(exist_ok=True)
+                    store._versions.clean()
+            undo.pop_all()
+        return store
 
     def close(self) -> None:
         """Close the file; a temporary home is removed. May be called twice."""
@@ -198,11 +164,7 @@ class Store:
             ProgramError: it was opened to read only, or is closed.
         """
         numbers = self._traces.add(traces, known_upto=known_upto)
-        self._since_prune += len(numbers)
-        if self._since_prune >= _PRUNE_EVERY:
-            self._since_prune = 0
-            with suppress(ResourceError):  # the traces are stored; the next step makes up for it
-                drop_some(self._database, self.settings, self._clock(), max(_PRUNE_STEP, 2 * len(numbers)))
+        self._retention.added(len(numbers))
         return numbers
 
     def traces(
@@ -230,7 +192,7 @@ class Store:
 
         "rows", of them "fit" and "calibrate", of those "fresh"; "answers": with repeated ones; "usd" and
         "tokens": of all answers ever stored; "pruned" and "redacted": rows that were dropped; "last": the
-        number of the newest row; "by_source".
+        number of the newest row, which is how many were ever stored; "by_source".
         """
         return self._traces.counts()
 
@@ -257,13 +219,7 @@ class Store:
         In small transactions; the file shrinks, and what was in it is overwritten. `add` drops some as it
         goes. Of `max_rows`, traces that certify the version in use, or the one before it, go last.
         """
-        total = 0
-        while True:
-            dropped = drop_some(self._database, self.settings, self._clock(), _PRUNE_BATCH)
-            total += dropped
-            if dropped < _PRUNE_BATCH:
-                give_back(self._database)
-                return total
+        return self._retention.drop_all()
 
     def export(self, path: str | os.PathLike[str], format: str = "jsonl") -> int:
         """Write all traces as JSONL, which `read_jsonl` reads as the same traces; returns how many.
