@@ -253,27 +253,27 @@ def test_killed_while_it_labels(tmp_path: Path) -> None:
         assert store.counts()["answers"] == COUNT
 
 
-def test_equal_calls_are_asked_once_and_each_of_them_certifies(tmp_path: Path) -> None:
+def test_equal_calls_to_fit_on_share_an_answer_and_others_are_asked_each(tmp_path: Path) -> None:
     """A text that is a third of the calls weighs a third of the certificate, and not as one row."""
     home = tmp_path / "home"
     often = dspy.Example(text=SURE).with_inputs("text")
     given = [one for row in rows() for one in (row, row, often)]
-    different = {row.text for row in given}
     with teaching() as server:
         fast = Distill(home=home, **FAST).compile(dspy.Predict(TASK), trainset=given)
         fast.close()
-        assert server.count == len(different)
         with Store.open(home) as store:
             counts = store.counts()
             calls = sum(trace.count for trace in store.traces())
+            taught = {trace.inputs["text"] for trace in store.traces("fit")}
             same = [trace for trace in store.traces("calibrate") if trace.inputs["text"] == SURE]
         assert calls == len(given)
+        assert server.count == len(taught) + counts["calibrate"] == fast.report().cost["asked"]
         assert counts["calibrate"] == pytest.approx(0.4 * len(given), rel=0.25)
         assert len(same) == pytest.approx(0.4 * COUNT, rel=0.35)  # each with a coin of its own
         assert fast.report().rows["calibrate"] == counts["calibrate"]
         again = Distill(home=home, **FAST).compile(dspy.Predict(TASK), trainset=given)
         again.close()
-        assert server.count == len(different)
+        assert server.count == fast.report().cost["asked"]
         assert again.report().cost["known"] == len(given)
         with Store.open(home) as store:
             assert sum(trace.count for trace in store.traces()) == len(given)

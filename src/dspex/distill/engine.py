@@ -18,7 +18,7 @@ from dspex.distill.keeper import Keeper
 from dspex.distill.plan import Plan
 from dspex.distill.redacted import Withheld, of_redacted
 from dspex.distill.settings import DistillSettings
-from dspex.distill.store import Audit, Store
+from dspex.distill.store import Audit, Event, Store
 from dspex.distill.tally import Costs
 from dspex.distill.teacher import Teacher
 from dspex.distill.trace import Answer, Role, Trace
@@ -28,6 +28,9 @@ from dspex.routing.gate import is_beyond_native
 
 __all__ = ["Engine", "Way"]
 
+_FAILING = 20  # audits in a row, from which on it is an event
+#: Of rows that the teacher answered whatever the gate said; in the other stages it picks them.
+_SOURCES = {"teacher": "teacher", "shadow": "shadow"}
 _BY_TEACHER = {"teacher": "no version is in service", "shadow": "version {0} is in shadow"}
 
 
@@ -77,6 +80,7 @@ class Engine:
         self._signature = store.signature
         self._cost = of_redacted(store, imported(settings.guarantee.costs, "guarantee.costs"))
         self._random = random.Random()
+        self._failing = 0  # audits in a row
         self.closed = False
 
     # The ways of a call
@@ -140,7 +144,13 @@ class Engine:
                 if not isinstance(error, Withheld) and not is_beyond_native(self._signature, inputs):
                     raise
                 reason = error.message
-        stands = result is not None and self._stands(plan, result, inputs)
+        stands = False
+        if result is not None:
+            try:
+                stands = self._stands(plan, result, inputs)
+            except Exception as error:  # the user's `slices`
+                reason = f"the slice of the call is not known: {type(error).__name__}: {error}"
+                log.warning("%s", reason)
         checked = inputs if stands else check_inputs(self._signature, inputs)
         coin = plan.coins.next() if coin is None else coin
         if coin & SAMPLE and result is not None:
@@ -167,7 +177,9 @@ class Engine:
         """The native reply; its audit is left to the auditor."""
         assert way.result is not None
         if way.placed:
-            self.auditor.add(lambda: self._audit(plan, way))
+            later = getattr(self._teacher, "later", None)  # now: the caller's context ends with the call
+            teacher = self._teacher if later is None else later()
+            self.auditor.add(lambda: self._audit(plan, way, teacher))
         return way.result
 
     def taught(self, plan: Plan, way: Way, answer: Answer, seconds: float) -> Result:
@@ -179,7 +191,7 @@ class Engine:
         try:
             answer = self._checked(answer, seconds)
             self._spent(plan, answer)
-            number = self._stored(plan, way, answer, "deferred" if plan.native is not None else "teacher")
+            number = self._stored(plan, way, answer, _SOURCES.get(plan.state.stage, "deferred"))
         except BaseException:
             self._failed(plan, way)
             raise
@@ -260,20 +272,29 @@ class Engine:
 
     # In the background
 
-    def _audit(self, plan: Plan, way: Way) -> None:
+    def _audit(self, plan: Plan, way: Way, teacher: Teacher | None) -> None:
         """Asks the teacher about a native answer that has gone out."""
-        assert self._teacher is not None
+        assert teacher is not None
         inputs, started = check_inputs(self._signature, way.inputs), time.perf_counter()
         try:
-            answer = self._checked(self._teacher.ask(inputs), time.perf_counter() - started)
+            answer = self._checked(teacher.ask(inputs), time.perf_counter() - started)
         except Exception as error:
-            plan.tally.note(audit_errors=1)
-            log.warning("the teacher failed in an audit: %s", error)
+            self._audit_failed(plan, error)
             return
+        self._failing = 0
         self._spent(plan, answer)
         number = self._stored(plan, replace(way, inputs=inputs), answer, "audit")
         plan.tally.note(audited=1)
         self._compare(plan, way, answer, number)
+
+    def _audit_failed(self, plan: Plan, error: Exception) -> None:
+        """Counts it; where audits fail one after the other nobody watches, and that is told once."""
+        plan.tally.note(audit_errors=1)
+        log.warning("the teacher failed in an audit: %s", error)
+        self._failing += 1
+        if self._failing == _FAILING:
+            reason = f"{_FAILING} audits in a row failed, the last with {type(error).__name__}: {error}"
+            self._store.record(Event(self._clock(), "audits fail", "watch", reason))
 
     def _compare(self, plan: Plan, way: Way, answer: Answer, number: int | None) -> None:
         result, version = way.result, plan.state.version

@@ -21,6 +21,7 @@ __all__ = [
     "apply",
     "demote",
     "hold",
+    "moved_back",
     "newer_version",
     "outdated",
     "promote",
@@ -28,6 +29,8 @@ __all__ = [
     "rollback",
     "rows_stored",
 ]
+
+_FORWARD, _BACK = {"adopted", "promoted"}, {"breach", "demoted", "withdrawn"}
 
 # Keys of State.watch:
 #   served: the highest version that has been in service; checks, errors: since the last move, see Evidence;
@@ -211,6 +214,18 @@ def apply(store: Store, state: State, move: Move, watch: Mapping[str, Any], at: 
         return _moved(store, seen, "breach", move.by, move.reason, at, stage=move.stage, watch=noted)
     again = _recounted(seen.watch)
     return _moved(store, seen, "promoted", move.by, move.reason, at, stage=move.stage, watch=again)
+
+
+def moved_back(store: Store) -> str | None:
+    """Why native answers are no replies any more; None: they are, or none has been one yet."""
+    if rank(store.state().stage) > rank("shadow"):
+        return None
+    for event in reversed(store.events()):
+        if event.kind in _FORWARD:
+            return None
+        if event.kind in _BACK:
+            return f"the version was moved back ({event.kind}): {event.reason}"
+    return None
 
 
 def newer_version(

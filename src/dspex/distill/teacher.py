@@ -13,7 +13,9 @@ __all__ = ["Teacher"]
 class Teacher(Protocol):
     """Answers calls, slowly and for money. Its errors reach the caller unchanged.
 
-    `ask` is called by the caller's thread, by threads of a batch, and by the thread that audits.
+    `ask` is called by the caller's thread, by threads of a batch, and by the thread that audits. A teacher
+    whose answers depend on who calls may have a method `later()`, called in the caller's thread: it gives the
+    teacher that the audit asks once the reply has gone out.
     """
 
     def ask(self, inputs: Mapping[str, Any], /) -> Answer:

@@ -40,7 +40,8 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
             rows with labels, those that it refuses are not learned from. Rows that certify are a sample of
             the calls, and it leaves none of them out; so "split" only.
         budget: of labelling: US dollars, or {"usd": ..., "calls": ...}; asking stops before it is exceeded,
-            but for answers under way, and what has been paid for is learned from.
+            but for answers under way, and when a price is not told any more. What has been paid for is a
+            random part of the rows, and is learned from.
         method: "split" or "cross", see `dspex.distill.GuaranteeSettings`.
         calibration_share: of the trainset's rows, those that certify; a coin for each. With a valset those
             are the valset's.
@@ -57,16 +58,16 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
         signature: of the task, for a module of one's own that does not say; None: as the module says, or from
             the first row and its answer.
         samples: answers that the teacher gives for a row; the shares are soft labels, the majority is its
-            answer.
+            answer. Those that fail are left out.
         home: directory of the store, in which answers are kept as they come: after a crash, compile again
-            with the same home. None: in memory.
+            with the same home. None: a temporary one; the error of a run that fails names it.
         stage: that the program and its later versions start in: "shadow", "canary" or "live". None: "live"
             without a home; with one as `settings` say, by default a first version in "shadow".
         confirm: is given an `Estimate` of the cost once the first rows are labelled; False stops there.
         settings: further settings: {"lifecycle": {...}, "learning": {...}, "store": {...}}.
         num_threads, max_errors: of labelling; None: those of `dspy.settings`.
         progress: whether a bar is shown.
-        seed: of coins and fit.
+        seed: of coins, of the order in which rows are labelled, and of the fit.
         threads: of the fit; None: all cores.
         **options: further options of `dspex.fit`.
 
@@ -124,10 +125,19 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
                 known = [*self.get_params(), *FitOptions.__dataclass_fields__]
                 raise ConfigError(f"Distill has no option {name!r}", field=name, hint=nearest(name, known))
         FitOptions.of(dict(self.options))
-        if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise ConfigError(
-                f"samples is {self.samples!r}", field="samples", hint="It takes a whole number from 1"
-            )
+        if "gate" in self.options:
+            raise ConfigError("'gate' is always on", field="gate", hint="Leave it out")
+        for name in ("metric", "confirm"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, and no function", field=name)
+        for name, least, most in (
+            ("seed", 0, 2**63 - 1),
+            ("samples", 1, None),
+            ("num_threads", 1, None),
+            ("max_errors", 0, None),
+        ):
+            if getattr(self, name) is not None or name in ("seed", "samples"):
+                _require_whole(name, getattr(self, name), least, most)
         if self.metric is not None and self.method == "cross":
             raise ConfigError(
                 "a metric picks what is learned from, and with 'cross' every row certifies too",
@@ -196,33 +206,43 @@ class Distill(Teleprompter):  # type: ignore[misc]  # DSPy has no types
             trainset: dspy.Examples with or without outputs, mappings, or Traces.
             valset: the rows that certify, and nothing else.
             traces: answers that the teacher gave before, see `dspex.dspy.history_traces` and
-                `dspex.distill.imports`.
+                `dspex.distill.imports`. What is among the rows, too, is one call.
 
         Returns:
             a program that asks the teacher (or the student, when there is none) for what is not guaranteed:
             for everything, when the rows are too few; `report()` then says how many more would do.
 
         Raises:
-            InputError: no rows; a row that does not fit; an example in both sets.
+            InputError: no rows; a row that does not fit; an example in both sets; a valset of traces that a
+                gate or a metric picked; other labels than the home has.
             SignatureError: no output can be learned, with the reason for each; traces of another signature.
             ConfigError: a float to learn without a tolerance; a home that is a file; a budget that cannot be
-                kept.
-            ProgramError: the teacher failed on more than `max_errors` rows. Answers in the home are kept.
+                kept; `slices` or `costs` that cannot be imported, or slices that fail on a row.
+            ProgramError: the teacher failed on more than `max_errors` rows. Its answers are kept.
             ModelFileError: the home is damaged, or of a newer version.
         """
         for name, module in (("student", student), ("teacher", teacher)):
             if not isinstance(module, dspy.Module) and not (name == "teacher" and module is None):
                 raise ConfigError(f"{name} is a {type(module).__name__}, not a dspy.Module", field=name)
         train, val = list(trainset or ()), list(valset or ())
-        train += _traces(traces)
-        if not train:
+        recorded = _traces(traces)
+        if not (train or recorded):
             raise InputError("there are no rows to learn from", hint="Give a trainset, or traces")
         asked = student if teacher is None else teacher
         if isinstance(asked, Distilled):
             asked = asked.teacher
         copy = _copied(asked)
         copy._compiled = False  # else DSPy would hide its predictors, and leave them out of states
-        return Distilling(self, student, copy, is_taught=teacher is not None).run(train, val)
+        return Distilling(self, student, copy, is_taught=teacher is not None).run(train, val, recorded)
+
+
+def _require_whole(name: str, value: Any, least: int, most: int | None) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not fits or (most is not None and value > most):
+        upto = "" if most is None else f" to {most}"
+        raise ConfigError(
+            f"{name} is {value!r}", field=name, hint=f"It takes a whole number from {least}{upto}"
+        )
 
 
 def _over(defaults: Mapping[str, Any], given: Any) -> Any:

@@ -11,6 +11,7 @@ import dspy
 from dspex.checks import check_outputs
 from dspex.distill.agreement import Slice
 from dspex.distill.guarded import Guarded
+from dspex.distill.live import LiveProgram
 from dspex.dspy.lazy import Later, LazyPrediction
 from dspex.dspy.modes import checked_mode, mode_now, wants_samples
 from dspex.dspy.native_part import NativePart
@@ -52,8 +53,8 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         if not isinstance(teacher, dspy.Module):
             raise ConfigError(f"teacher is a {type(teacher).__name__}, not a dspy.Module", field="teacher")
         self.teacher = teacher
-        self._native = NativePart(signature_of(teacher, signature), slices)
         self._serving = Serving()
+        self._native = NativePart(signature_of(teacher, signature), slices, self._serving)
 
     # --- what it is ---
 
@@ -99,6 +100,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
     @native_mode.setter
     def native_mode(self, mode: str) -> None:
         self._native.mode = checked_mode(mode)
+        self._serving.moved_back = None
 
     @property
     def native_obstacle(self) -> str | None:
@@ -113,7 +115,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         Raises:
             ProgramError: it was not made by `Distill`.
         """
-        report = self._native.report
+        report = self._native.report_in_service
         if report is None:
             raise ProgramError("there is no report", hint="Distill(...).compile makes one")
         live = self.live
@@ -124,8 +126,8 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
 
     def _guarded(self) -> Guarded | None:
         """What answers natively now."""
-        live = None if self.live is None else self.live.guarded
-        return live or self._native.guarded
+        live = self.live
+        return (None if live is None else live.guarded) or self._native.in_service
 
     # --- its home ---
 
@@ -145,8 +147,12 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         return self
 
     def close(self) -> None:
-        """Ends the threads of `live` and closes its home. The certificate alone decides from then on."""
-        self._serving.close()
+        """Ends the threads of `live` and closes its home. The certificate alone decides from then on.
+
+        It is that of the version that was in service. One that had been moved back, by a breach or by hand,
+        does not answer: the teacher does, until the home is opened again or `native_mode` is set.
+        """
+        self._serving.close(None if self._native.report_in_service is None else self.report())
 
     # --- calls ---
 
@@ -154,8 +160,9 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         reason = self._checked(args, kwargs)
         if reason is not None:
             return marked(self.teacher(**kwargs), reason)
-        if self.live is not None and self._mode() == "auto":
-            return self._served(kwargs)
+        live = self.live  # once: another thread may close it
+        if live is not None and self._mode() == "auto":
+            return self._served(live, kwargs)
         answer = self._asked(kwargs)
         if isinstance(answer, str):
             return marked(self.teacher(**kwargs), answer)
@@ -165,8 +172,9 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         reason = self._checked(args, kwargs)
         if reason is not None:
             return marked(await self.teacher.acall(**kwargs), reason)
-        if self.live is not None and self._mode() == "auto":
-            return await self._aserved(kwargs)
+        live = self.live
+        if live is not None and self._mode() == "auto":
+            return await self._aserved(live, kwargs)
         answer = self._asked(kwargs)
         if isinstance(answer, str):
             return marked(await self.teacher.acall(**kwargs), answer)
@@ -200,7 +208,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
     def _asked(self, kwargs: Mapping[str, Any]) -> Result | str:
         """The native answer, or why the teacher has to be asked; without a home."""
         only = self._mode() == "only"
-        guarded = self._native.guarded
+        guarded = self._native.in_service
         obstacle = "nothing was learned" if guarded is None else None if only else self._native.obstacle()
         if guarded is None or obstacle is not None:
             if only:
@@ -213,28 +221,31 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
             if only:
                 raise
             return f"the inputs are not the native program's: {error.message}"
-        if only or guarded.stands(result, inputs):
-            return result
+        try:
+            if only or guarded.stands(result, inputs):
+                return result
+        except Exception as error:  # the user's `slices`
+            return f"the slice of the call is not known: {type(error).__name__}: {error}"
         return f"its score of {result.gate_score:.3f} is below {guarded.least(result, inputs):.3f}"
 
-    def _served(self, kwargs: dict[str, Any]) -> Any:
+    def _served(self, live: LiveProgram, kwargs: dict[str, Any]) -> Any:
         call = Call(self.teacher, dict(kwargs))
         self._serving.remember()
         token = CALL.set(call)
         try:
-            result = self.live.predict(inputs_alone(kwargs))
+            result = live.predict(inputs_alone(kwargs))
         except Exception as error:
             return self._after(call, error) or marked(self.teacher(**kwargs), str(error))
         finally:
             CALL.reset(token)
         return self._finished(call, result, kwargs)
 
-    async def _aserved(self, kwargs: dict[str, Any]) -> Any:
+    async def _aserved(self, live: LiveProgram, kwargs: dict[str, Any]) -> Any:
         call = Call(self.teacher, dict(kwargs))
         self._serving.remember()
         token = CALL.set(call)
         try:
-            result = await self.live.acall(**inputs_alone(kwargs))
+            result = await live.acall(**inputs_alone(kwargs))
         except asyncio.CancelledError:
             raise
         except Exception as error:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,21 @@ from dspex.distill.making import Lack, Made, Taught, certified, lacking, taught
 from dspex.distill.store import Event, Store
 from dspex.distill.task import with_outputs
 from dspex.distill.terms import terms_of, weaker
-from dspex.distill.trace import Answer, Role, Trace
+from dspex.distill.trace import Answer, Trace
 from dspex.distill.tutor import STARTED
+from dspex.dspy.calls_given import CallsGiven, read_given
 from dspex.dspy.distilled import Distilled
 from dspex.dspy.labelling import Budget, Labelled, label
 from dspex.dspy.native_part import bound
 from dspex.dspy.outlook import DistillReport
-from dspex.dspy.rows import Row, input_key, raw_inputs, read_rows, refuse_shared
-from dspex.dspy.samples import LABELS, TRAINSET, Given, add_recorded, missing, roles_of, single
+from dspex.dspy.rows import Row, input_key, raw_inputs
+from dspex.dspy.samples import LABELS, Given, add_recorded, missing, unrepeated
 from dspex.dspy.screening import hopeless
 from dspex.dspy.soft import self_consistency
+from dspex.dspy.stored import leave
 from dspex.dspy.tasks import Task, inferred, signature_of, task_of
-from dspex.dspy.teachers import ModuleTeacher, Said, storable
-from dspex.errors import InputError
+from dspex.dspy.teachers import Answered, ModuleTeacher, Said
+from dspex.errors import ConfigError, InputError
 from dspex.guarantee.binomial import rows_without_errors
 from dspex.guarantee.certificate import Certificate
 from dspex.guarantee.certify import delta_of
@@ -44,7 +47,6 @@ if TYPE_CHECKING:
 __all__ = ["Distilling"]
 
 _LABELS, _TRACES, _TEACHER = "labels", "traces", "teacher"
-_CERTIFIES: Role = "calibrate"
 _BY = "user:Distill"
 _STAGES = {
     "teacher": "the teacher answers every call",
@@ -82,17 +84,15 @@ class Distilling:
         self.settings = options.all_settings()
         self.taught_by: set[str] = set()
         self.notes: list[str] = []
-        self._first: Said | None = None
+        self._first: tuple[Any, Answered] | None = None  # an example, and the answers that told the task
 
-    def run(self, train: list[Any], val: list[Any]) -> Distilled:
-        task = self._task([*train, *val])
+    def run(self, train: list[Any], val: list[Any], traces: Sequence[Trace] = ()) -> Distilled:
+        functions = [self._function(name) for name in ("slices", "costs")]  # or an error, before any question
+        task = self._task([*train, *traces, *val])
         Agreement(with_outputs(task.signature, task.candidates), self.options.tolerance)
-        rows = read_rows(task.signature, train, task.candidates)
-        certifying = read_rows(task.signature, val, task.candidates)
-        refuse_shared(rows, certifying)
-        rows = single(rows)
-        roles = roles_of(rows, self.settings.guarantee, self.options.seed, has_valset=bool(val))
-        given = [*zip(rows, roles, strict=True), *((row, _CERTIFIES) for row in certifying)]
+        given = read_given(
+            task, train, traces, val, self.settings.guarantee, seed=self.options.seed, slices=functions[0]
+        )
         store = Store.open(
             self.options.home, with_outputs(task.signature, task.candidates), self.settings.store
         )
@@ -100,8 +100,8 @@ class Distilling:
             teacher = ModuleTeacher(self.module, task.signature, task.candidates, self.options.samples)
             done = self._answered(given, teacher, store, task)
             return self._made(task, teacher, store, done)
-        except BaseException:
-            store.close()
+        except BaseException as error:
+            leave(store, error, has_home=self.options.home is not None)
             raise
 
     # --- what the task is ---
@@ -133,41 +133,52 @@ class Distilling:
         outputs = dict(first.labels().items())
         if outputs:
             return inferred(self.module, inputs, outputs)
-        signature, self._first = ModuleTeacher.of_unknown(
-            self.module, inputs, lambda said: inferred(self.module, inputs, said)
+        budget = Budget.of(self.options.budget)
+        if 0 in (budget.usd, budget.calls):
+            raise ConfigError(
+                "the budget is 0, and the module has to be asked once to know its outputs", field="budget",
+                hint="Give Distill a signature",
+            )  # fmt: skip
+        signature, answered = ModuleTeacher.of_unknown(
+            self.module, inputs, lambda said: inferred(self.module, inputs, said), self.options.samples
         )
+        self._first = first, answered
         return signature
 
     # --- answers ---
 
-    def _answered(self, given: Sequence[Given], teacher: ModuleTeacher, store: Any, task: Task) -> Labelled:
+    def _answered(self, given: CallsGiven, teacher: ModuleTeacher, store: Any, task: Task) -> Labelled:
         """Puts an answer to every row in the store: its own, or else the teacher's."""
-        recorded = [(row, role) for row, role in given if row.trace is not None]
-        plain = [(row, role) for row, role in given if row.trace is None]
-        known = add_recorded(recorded, store)
-        left, stored = missing(plain, store)
+        plain = [(row, role) for row, role in given.rows if row.trace is None]
+        among = [(row, role) for row, role in given.rows if row.trace is not None]
+        numbers = Counter(row.key for row, _ in plain)
+        known = sum(add_recorded(unrepeated(each, numbers), store) for each in (among, given.traces))
+        left, stored = missing(plain, store, lambda row: self._is_labelled(row, task))
         labelled = [one for one in left if self._is_labelled(one[0], task)]
         store.add(
             Trace(row.inputs, Answer(dict(row.labels)), role, LABELS, time.time()) for row, role in labelled
         )
-        self.taught_by = {_TRACES for _ in recorded} | {
+        self.taught_by = {_TRACES for _ in (*among, *given.traces)} | {
             _LABELS if self._is_labelled(row, task) else _TEACHER for row, _ in plain
         }
         asked = [one for one in left if not self._is_labelled(one[0], task)]
-        known += stored
-        if self._first is not None:  # paid for already
-            (row, role), asked = asked[0], asked[1:]
-            answer = storable(self._first.answer, task.candidates)
-            store.add([Trace(row.inputs, answer, role, TRAINSET, time.time())])
-            known += 1
         options = self.options
         done = label(
             asked, teacher, store,
             metric=options.metric, budget=Budget.of(options.budget), confirm=options.confirm,
             num_threads=options.num_threads, max_errors=options.max_errors, progress=options.progress,
+            seed=options.seed, first=self._first_said(asked, teacher),
         )  # fmt: skip
-        done.known += known
+        done.known += known + stored
         return done
+
+    def _first_said(self, asked: Sequence[Given], teacher: ModuleTeacher) -> tuple[Row, Said] | None:
+        """The row by whose answer the task was found out, and the answer; it is not asked again."""
+        if self._first is None:
+            return None
+        example, answered = self._first
+        row = next((row for row, _ in asked if row.example is example), None)
+        return None if row is None else (row, teacher.read(answered))
 
     def _is_labelled(self, row: Row, task: Task) -> bool:
         return not self.is_taught and all(name in row.labels for name in task.candidates)
@@ -201,7 +212,7 @@ class Distilling:
         """The same, whichever answers came first: the same seed gives the same program."""
 
         def shuffled(traces: Sequence[Trace]) -> list[Trace]:
-            found = sorted(traces, key=lambda trace: input_key(trace.inputs))
+            found = sorted(traces, key=lambda each: (input_key(each.inputs), input_key(each.answer.outputs)))
             random.Random(self.options.seed).shuffle(found)
             return found
 
@@ -293,6 +304,10 @@ class Distilling:
         if done.failed:
             self.notes.append(
                 f"The teacher failed on {done.failed} rows; what is guaranteed is of calls that it answers."
+            )
+        if done.short:
+            self.notes.append(
+                f"{done.short} rows have fewer than {self.options.samples} samples, because some failed."
             )
         if done.stopped:
             self.notes.append(f"Labelling stopped, because {done.stopped}; {done.left} rows have no answer.")

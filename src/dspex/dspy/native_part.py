@@ -14,6 +14,7 @@ from dspex.dspy.compiling import CompilingCopy
 from dspex.dspy.modes import checked_mode
 from dspex.dspy.native_side import packed, unpacked
 from dspex.dspy.outlook import DistillReport
+from dspex.dspy.serving import Serving
 from dspex.errors import DspexError, ModelFileError
 from dspex.guarantee.certificate import Certificate
 from dspex.program import Program
@@ -36,8 +37,11 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         mode: one of `MODES`.
     """
 
-    def __init__(self, signature: Signature | None = None, slices: Slice | None = None) -> None:
+    def __init__(
+        self, signature: Signature | None = None, slices: Slice | None = None, serving: Serving | None = None
+    ) -> None:
         super().__init__()
+        self._serving = Serving() if serving is None else serving
         self.signature = signature
         self.slices = slices
         self.guarded: Guarded | None = None
@@ -45,33 +49,47 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         self.mode = "auto"
 
     @property
+    def in_service(self) -> Guarded | None:
+        """What answers without a home: what was compiled, or else the version that a home had last."""
+        return self._serving.last or self.guarded
+
+    @property
+    def report_in_service(self) -> DistillReport | None:
+        """The report of that."""
+        return self._serving.report or self.report
+
+    @property
     def program(self) -> Program | None:
-        return None if self.guarded is None else self.guarded.program
+        return None if self.in_service is None else self.in_service.program
 
     def reset(self) -> None:
         """Of every DSPy parameter; what was learned stays."""
 
     def obstacle(self) -> str | None:
         """Why no call can be answered natively; None: some can."""
-        if self.guarded is None:
-            return "nothing was learned" if self.report is None else self.report.reason
-        certificate = self.guarded.certificate
+        guarded, report = self.in_service, self.report_in_service
+        if guarded is None:
+            return "nothing was learned" if report is None else report.reason
+        certificate = guarded.certificate
         if not certificate.covers:
             return certificate.reason
-        if self.report is not None and self.report.sliced and self.slices is None:
+        if self._serving.moved_back is not None:
+            return self._serving.moved_back
+        if report is not None and report.sliced and self.slices is None:
             return "its guarantee is one per slice, and the function `slices` was not given with the state"
         return None
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """All of it as JSON-able data, but the function `slices`."""
-        guarded = self.guarded
+        guarded, report = self.in_service, self.report_in_service
         return {
             "format": _FORMAT,
+            "moved_back": self._serving.moved_back,
             "mode": self.mode,
             "signature": None if self.signature is None else self.signature.to_dict(),
             "model": None if guarded is None else packed(guarded.program),
             "certificate": None if guarded is None else guarded.certificate.to_dict(),
-            "report": None if self.report is None else self.report.to_dict(),
+            "report": None if report is None else report.to_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -85,6 +103,8 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         if self.signature is not None and guarded is not None:
             guarded = Guarded(bound(guarded.program, self.signature), guarded.certificate, self.slices)
         self.guarded, self.report, self.mode = guarded, report, mode
+        self._serving.last = self._serving.report = None
+        self._serving.moved_back = state.get("moved_back")
         self.signature = self.signature or signature
 
     def _read(self, state: Any) -> tuple[Signature | None, Guarded | None, DistillReport | None, str]:

@@ -30,7 +30,8 @@ class DistillReport:
         left: output -> why it stays with the teacher.
         rows: "fit" and "calibrate": rows that taught, and that certified; "rejected" by the metric, "failed",
             and "unlabelled" rows.
-        cost: of labelling: "asked" and "known" rows, "usd", "seconds"; "estimate" as it was told ahead.
+        cost: of labelling: "asked" answers (rows to learn from with equal inputs share one) and "known" rows,
+            "usd", "seconds"; "estimate" as it was told ahead.
         certificate: as of `Certificate.to_dict`; None where nothing was certified.
         figures: "per_class", "boundary", "held_out", "fit_seconds", ...
         self_consistency: of a teacher that was asked several times: "pairs", the share of its answers to the

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.trace import REJECTED, Answer, Role, Trace
 from dspex.dspy.rows import Row
+from dspex.dspy.stored import LABELS, TRAINSET, Stored
+from dspex.errors import InputError
 
-__all__ = ["LABELS", "TRAINSET", "Given", "add_recorded", "missing", "roles_of", "single", "unpaid"]
+__all__ = [
+    "LABELS",
+    "TRAINSET",
+    "Given",
+    "add_recorded",
+    "missing",
+    "refuse_picked",
+    "roles_of",
+    "single",
+    "unpaid",
+    "unrepeated",
+]
 
-#: Sources of rows that are no traces.
-TRAINSET, LABELS = "trainset", "labels"
 _OWN = frozenset({TRAINSET, LABELS, REJECTED})
 #: Sources of traces whose role says all: a service's, which tosses its own coin, and refused answers.
-_DECIDED = frozenset({"teacher", "shadow", "deferred", "audit", REJECTED})
+_SERVICE = frozenset({"teacher", "shadow", "deferred", "audit"})
+_DECIDED = _SERVICE | {REJECTED}
+#: Of these, calls that a gate or a metric picked.
+_PICKED = frozenset({"deferred", "audit", REJECTED})
 
 #: A row, and what it is for.
 Given = tuple[Row, Role]
@@ -59,58 +73,128 @@ def _is_open(trace: Trace) -> bool:
     return trace.used_by is None and trace.role == "fit" and trace.source not in _DECIDED
 
 
-def missing(given: Iterable[Given], store: Any) -> tuple[list[Given], int]:
+def missing(
+    given: Iterable[Given], store: Any, is_labelled: Callable[[Row], bool] = lambda row: False
+) -> tuple[list[Given], int]:
     """The rows that the store does not have yet, and how many it has.
 
     Rows with equal inputs are told apart by their number alone: of five, of which two are stored, the last
-    three are missing. So a row is stored once, however often a run is begun.
+    three are missing. So a row is stored once, however often a run is begun. Labelled rows are told apart by
+    their labels, too. What a service has answered takes no row's place: its deferred calls are the hard ones.
 
     Args:
         given: no traces.
+        is_labelled: whether a row's labels are its answer.
+
+    Raises:
+        InputError: the store has another answer in the place of a labelled row.
     """
-    stored: dict[str, int] = {}
+    given = list(given)
+    stored = Stored(store, [row for row, _ in given])
+    says = {at: stored.said(row.labels) for at, (row, _) in enumerate(given) if is_labelled(row)}
+    left = dict(enumerate(given))
+
+    def take(labelled: bool, is_wanted: Callable[[str], bool]) -> None:
+        for same_role in (True, False):  # a run that was cut short goes on with the rows that it had
+            for at, (row, role) in list(left.items()):
+                wanted = role if same_role else None
+                if (at in says) is labelled and stored.take(row, is_wanted, role=wanted, said=says.get(at)):
+                    del left[at]
+
+    take(True, lambda source: source == LABELS)
+    take(True, _OWN.__contains__)
+    take(False, _OWN.__contains__)
+    take(False, lambda source: source not in _SERVICE)
+    take(True, lambda source: source not in _SERVICE)
+    _refuse_corrected([left[at][0] for at in says if at in left], stored)
+    return list(left.values()), len(given) - len(left)
+
+
+def _refuse_corrected(rows: Iterable[Row], stored: Stored) -> None:
+    """Raises an error for labelled rows that are new only because the store has another answer to them."""
+    others = [row for row in rows if stored.take(row, _OWN.__contains__)]
+    if others:
+        raise InputError(
+            f"the home, or the traces, have other answers to {len(others)} labelled rows; this is the first",
+            row=others[0].number, field="home",
+            hint="Answers in a home are not replaced: for labels that were corrected take a new home",
+        )  # fmt: skip
+
+
+def unrepeated(recorded: Iterable[Given], rows: Counter[str]) -> list[Given]:
+    """Without a service's traces that are among the rows of the same run: such a call is one, with a coin.
+
+    Args:
+        rows: `Row.key` -> how many there are; those that were found are taken out.
+    """
     left: list[Given] = []
-    known = 0
-    for row, role in given:
-        if row.key not in stored:
-            times = store.times(row.inputs)
-            stored[row.key] = sum(times.get(source, 0) for source in _OWN)
-        if stored[row.key] > 0:
-            stored[row.key] -= 1
-            known += 1
-        else:
-            left.append((row, role))
-    return left, known
+    for row, role in recorded:
+        assert row.trace is not None
+        here = min(rows[row.key], row.trace.count) if row.trace.source in _DECIDED else 0
+        rows[row.key] -= here
+        if here < row.trace.count:
+            left.append((replace(row, trace=replace(row.trace, count=row.trace.count - here)), role))
+    return left
 
 
 def add_recorded(given: Iterable[Given], store: Any) -> int:
-    """Stores traces, but those that an earlier run has stored; returns how many these are.
+    """Stores traces, but those that are stored; returns how many these are.
 
-    A trace with a time is told by it. Without one they are told apart by their number, as in `missing`.
+    A call may have come before from anywhere: as a row, or from a service. So equal inputs and an equal
+    answer are the same call, up to the number of times that they are stored; but of the same source a call
+    with another time is another one.
     """
-    stored: Counter[tuple[str, str]] = Counter()
-    seen: set[tuple[str, str]] = set()
-    traces: list[Trace] = []
-    timed: list[Trace] = []
-    known, last = 0, int(store.counts()["last"])
-    for row, role in given:
+    given = list(given)
+    stored = Stored(store, [row for row, _ in given])
+    known = 0
+    for source in dict.fromkeys(row.trace.source for row, _ in given if row.trace is not None):
+        group = [one for one in given if one[0].trace is not None and one[0].trace.source == source]
+        stored.begin()
+        new = _new(group, source, stored)
+        known += len(group) - len(new)
+        traces = [(row, trace) for row, role in new if row.trace for trace in _of_role(row.trace, role)]
+        store.add(trace for _, trace in traces)
+        stored.add(replace(row, trace=trace) for row, trace in traces)
+    return known
+
+
+def _new(group: Sequence[Given], source: str, stored: Stored) -> list[Given]:
+    """Of traces of one source, those that are not stored, with the number of calls that are not."""
+    new: list[Given] = []
+    for row, role in sorted(
+        group, key=lambda one: not (one[0].trace and one[0].trace.at)
+    ):  # with a time first
         trace = row.trace
         assert trace is not None
-        if trace.at:
-            timed += _of_role(trace, role)
+        said = stored.said(trace.answer.outputs)
+        own = 0
+        if trace.at and stored.has(row):
+            stored.take(row, lambda one: one == source, said=said, count=trace.count)
             continue
-        key = (row.key, trace.source)
-        if key not in seen:
-            seen.add(key)
-            stored[key] = store.times(row.inputs).get(trace.source, 0)
-        here = min(stored[key], trace.count)
-        stored[key] -= here
-        known += int(here == trace.count)
-        if here < trace.count:
-            traces += _of_role(replace(trace, count=trace.count - here), role)
-    store.add(traces)
-    numbers: list[int | None] = store.add(timed, known_upto=last)
-    return known + sum(number is not None and number <= last for number in numbers)
+        if not trace.at:
+            own = stored.take(row, lambda one: one == source, said=said, count=trace.count)
+        others = stored.take(row, lambda one: one != source, said=said, count=trace.count - own)
+        count = trace.count - own - others
+        if count:
+            new.append((replace(row, trace=replace(trace, count=count)), role))
+    return new
+
+
+def refuse_picked(valset: Iterable[Row]) -> None:
+    """Rows that certify are a sample of the calls.
+
+    Raises:
+        InputError: one is a trace that was picked, by a gate or by a metric, and by no coin.
+    """
+    for row in valset:
+        trace = row.trace
+        if trace is None or trace.source not in _PICKED:
+            continue
+        if trace.role != "calibrate" or trace.source == REJECTED:
+            raise InputError(
+                f"the trace is of source {trace.source!r}: such calls were picked, and are no sample of all",
+                row=row.number, field="valset", hint="Give it among the traces: it only teaches",
+            )  # fmt: skip
 
 
 def _of_role(trace: Trace, role: Role) -> list[Trace]:

@@ -20,7 +20,7 @@ from dspex.dspy.soft import from_logprobs, majority, shares
 from dspex.errors import LMError
 from dspex.signature import Signature
 
-__all__ = ["CALL", "Call", "ModuleTeacher", "Said", "outputs_of", "storable", "was_cached"]
+__all__ = ["CALL", "Answered", "Call", "ModuleTeacher", "Said", "outputs_of", "storable", "was_cached"]
 
 _WARM = 0.7  # DSPy's own, for several completions of an LM without a temperature
 
@@ -54,12 +54,16 @@ class Said:
         prediction: the module's.
         trace: DSPy's.
         votes: answers that said the same, most first.
+        calls: of LMs that were seen.
+        lost: answers that were wanted too, and failed.
     """
 
     answer: Answer
     prediction: Any
     trace: list[Any] = field(default_factory=list)
     votes: tuple[int, ...] = (1,)
+    calls: int = 0
+    lost: int = 0
 
 
 class _Bill:
@@ -67,9 +71,12 @@ class _Bill:
 
     def __init__(self) -> None:
         self.history: list[Mapping[str, Any]] = []
+        self._sees = not dspy.settings.disable_history and dspy.settings.max_history_size > 0
 
     def usd(self) -> float | None:
-        """None where an LM does not tell; what came from DSPy's cache cost nothing."""
+        """None where an LM does not tell; without a call of one, and from DSPy's cache, it cost nothing."""
+        if not self.history and self._sees:
+            return 0.0
         return _total([0.0 if was_cached(entry) else entry.get("cost") for entry in self.history])
 
     def tokens(self) -> int | None:
@@ -86,6 +93,17 @@ def _total(parts: Sequence[Any]) -> float | None:
 
 def was_cached(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("cache_hit") or getattr(entry.get("response"), "cache_hit", False))
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a module answered to one question, once or several times, before it is read."""
+
+    predictions: list[Any]
+    bill: _Bill
+    seconds: float
+    trace: list[Any] = field(default_factory=list)
+    lost: int = 0
 
 
 class ModuleTeacher:
@@ -108,29 +126,44 @@ class ModuleTeacher:
 
     @classmethod
     def of_unknown(
-        cls, module: Any, inputs: Mapping[str, Any], infer: Callable[[Mapping[str, Any]], Signature]
-    ) -> tuple[Signature, Said]:
+        cls,
+        module: Any,
+        inputs: Mapping[str, Any],
+        infer: Callable[[Mapping[str, Any]], Signature],
+        samples: int = 1,
+    ) -> tuple[Signature, Answered]:
         """Asks a module that does not say what it answers; the signature comes from its first answer.
 
         Args:
             infer: from the outputs of the answer.
+
+        Returns:
+            the signature, and the answers, for `read` of a teacher with that signature.
         """
-        started = time.perf_counter()
-        teacher = cls(module, Signature.of("unknown -> unknown_too"), ())
-        with teacher._context(alone=True) as bill:
-            prediction = module(**inputs)
-            trace = list(dspy.settings.trace or ())
+        teacher = cls(module, Signature.of("unknown -> unknown_too"), (), samples)
+        answered = teacher._answered(inputs, module, None)
+        prediction = answered.predictions[0]
         if not isinstance(prediction, dspy.Example):
             outputs_of(teacher.signature, prediction)  # says what it is
-        teacher.signature = infer(dict(prediction.items()))
-        return teacher.signature, teacher._told([prediction], bill, started, None, trace)
+        return infer(dict(prediction.items())), answered
 
     def remember(self) -> None:
         """Keeps DSPy's LM and adapter of now, for questions from threads that DSPy knows nothing of.
 
-        Callers with different LMs: the last one's is asked there.
+        Callers with different LMs: the last one's is asked there. A caller without one changes nothing.
         """
-        self._settings = {"lm": dspy.settings.lm, "adapter": dspy.settings.adapter}
+        lm = dspy.settings.lm
+        if lm is not None:
+            self._settings = {"lm": lm, "adapter": dspy.settings.adapter}
+
+    def later(self) -> ModuleTeacher:
+        """Whom to ask about the call under way once it is over: its own module, by its caller's LM."""
+        call = CALL.get()
+        module = self.module if call is None else call.module
+        other = ModuleTeacher(module, self.signature, self.learned, self.samples)
+        other._settings = self._settings
+        other.remember()
+        return other
 
     def ask(self, inputs: Mapping[str, Any]) -> Answer:
         """What the module says.
@@ -153,11 +186,17 @@ class ModuleTeacher:
         """As `ask`, for code that awaits."""
         call = CALL.get()
         asked, module = (inputs, self.module) if call is None else (call.kwargs, call.module)
-        started = time.perf_counter()
+        started, predictions, errors = time.perf_counter(), list[Any](), list[Exception]()
         try:
             with self._context(alone=call is None) as bill:
-                predictions = [await one.acall(**asked, **more) for one, more in self._runs(module)]
-            said = self._told(predictions, bill, started, call)
+                for one, more in self._runs(module, alone=call is None):
+                    try:
+                        predictions.append(await one.acall(**asked, **more))
+                    except Exception as error:
+                        errors.append(error)
+            if not predictions:
+                raise errors[0]
+            said = self.read(Answered(predictions, bill, time.perf_counter() - started), call)
         except Exception as error:
             if call is not None:
                 call.error = error
@@ -166,11 +205,21 @@ class ModuleTeacher:
 
     def said(self, inputs: Mapping[str, Any], module: Any = None, call: Call | None = None) -> Said:
         """As `ask`, with DSPy's side of it."""
-        started = time.perf_counter()
+        return self.read(self._answered(inputs, module or self.module, call), call)
+
+    def _answered(self, inputs: Mapping[str, Any], module: Any, call: Call | None) -> Answered:
+        """Of several answers, those that came: they are paid for."""
+        started, predictions, errors = time.perf_counter(), list[Any](), list[Exception]()
         with self._context(alone=call is None) as bill:
-            predictions = [one(**inputs, **more) for one, more in self._runs(module or self.module)]
+            for one, more in self._runs(module, alone=call is None):
+                try:
+                    predictions.append(one(**inputs, **more))
+                except Exception as error:
+                    errors.append(error)
             trace = list(dspy.settings.trace or ()) if call is None else []
-        return self._told(predictions, bill, started, call, trace)
+        if not predictions:
+            raise errors[0]
+        return Answered(predictions, bill, time.perf_counter() - started, trace, len(errors))
 
     @contextmanager
     def _context(self, *, alone: bool) -> Iterator[_Bill]:
@@ -184,32 +233,54 @@ class ModuleTeacher:
         with dspy.context(**changes):
             yield bill
 
-    def _runs(self, module: Any) -> list[tuple[Any, dict[str, Any]]]:
-        """What to run for as many answers as are wanted: modules, and keywords beside the inputs."""
+    def _runs(self, module: Any, *, alone: bool) -> list[tuple[Any, dict[str, Any]]]:
+        """What to run for as many answers as are wanted: modules, and keywords beside the inputs.
+
+        DSPy asks an LM for each of several completions by itself, and one that fails takes the others with
+        it; so each is a run, but in a user's call, which leaves one mark for all of them.
+        """
         if self.samples == 1:
             return [(module, {})]
-        if isinstance(module, dspy.Predict | dspy.ChainOfThought):
+        if not alone and isinstance(module, dspy.Predict | dspy.ChainOfThought):
             predictor = module if isinstance(module, dspy.Predict) else module.predict
             lm = predictor.lm or dspy.settings.lm
             return [(module, {"config": {"n": self.samples, "temperature": _temperature(lm)}})]
         return [(_Rollout(module, number), {}) for number in range(self.samples)]
 
-    def _told(
-        self, predictions: Sequence[Any], bill: _Bill, started: float, call: Call | None, trace: Any = ()
-    ) -> Said:
+    def read(self, answered: Answered, call: Call | None = None) -> Said:
+        """What was said.
+
+        Raises:
+            LMError: a prediction does not fit the signature, and no other does.
+        """
+        predictions, bill = answered.predictions, answered.bill
         if call is not None:
             call.prediction = predictions[0]
-        each = [one for prediction in predictions for one in _completions(prediction)]
-        answers = [outputs_of(self.signature, one) for one in each]
+        given = [one for prediction in predictions for one in _completions(prediction)]
+        each, answers = self._fitting(given)
         place, votes = majority(answers, self.learned)
         soft = shares(answers, self.signature) if len(answers) > 1 else self._soft(each[0], answers[0])
         if call is not None:
-            call.prediction = each[place] if len(each) > 1 else predictions[0]
+            call.prediction = each[place]
         answer = Answer(
             outputs=answers[place], soft=soft or None, usd=bill.usd(), tokens=bill.tokens(),
-            seconds=time.perf_counter() - started,
+            seconds=answered.seconds,
         )  # fmt: skip
-        return Said(answer, each[place] if len(each) > 1 else predictions[0], list(trace), tuple(votes))
+        lost = answered.lost + len(given) - len(each)
+        return Said(answer, each[place], answered.trace, tuple(votes), len(bill.history), lost)
+
+    def _fitting(self, predictions: Sequence[Any]) -> tuple[list[Any], list[dict[str, Any]]]:
+        """The predictions that fit the signature, and their outputs."""
+        good, answers, errors = list[Any](), list[dict[str, Any]](), list[LMError]()
+        for one in predictions:
+            try:
+                answers.append(outputs_of(self.signature, one))
+                good.append(one)
+            except LMError as error:
+                errors.append(error)
+        if not good:
+            raise errors[0]
+        return good, answers
 
     def _soft(self, prediction: Any, outputs: Mapping[str, Any]) -> dict[str, dict[Any, float]]:
         logprobs = prediction.get("logprobs") if isinstance(prediction, dspy.Example) else None

@@ -21,7 +21,7 @@ from dspex.distill.store.kept import Kept
 from dspex.distill.store.ledger import Ledger
 from dspex.distill.store.records import Audit, Event, Stage, State, Usage, VersionRecord
 from dspex.distill.store.retention import Retention
-from dspex.distill.store.temporary import removal
+from dspex.distill.store.temporary import kept, removal
 from dspex.distill.store.traces import Redact, Traces
 from dspex.distill.store.versions import Versions
 from dspex.distill.trace import Answer, Role, Trace
@@ -132,6 +132,13 @@ class Store:
         self._database.close()
         if self._remove is not None:
             self._remove()
+
+    def keep(self) -> Path:
+        """Keep a temporary home beyond the store; returns where the home is."""
+        if self._remove is not None:
+            kept(self._remove, self.home)
+            self._remove = None
+        return self.home
 
     def __enter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ from typing import Any
 
 from dspex.distill.store.database import Database
 
-__all__ = ["removal"]
+__all__ = ["kept", "removal"]
 
 _left: set[Path] = set()  # homes that are there still
 
@@ -20,6 +20,12 @@ def removal(store: Any, database: Database, home: Path) -> weakref.finalize[...,
     """Removes a home when it is called, the store is collected, or the process ends."""
     _left.add(home)
     return weakref.finalize(store, _removed, database, home, os.getpid())
+
+
+def kept(remove: weakref.finalize[..., Any], home: Path) -> None:
+    """Takes back what `removal` promised."""
+    remove.detach()
+    _left.discard(home)
 
 
 def _removed(database: Database, home: Path, owner: int) -> None:
