@@ -58,6 +58,8 @@ def learn(store: Store, name: str) -> None:
 def move(store: Store, name: str, n: int) -> None:
     before = store.state()
     version = store.next_version() - 1
+    if version == 0:
+        return  # the other process is still learning the first one
     new = State("live", version, before.version, reason=f"{name} {n}", watch={"n": 0})
     after = {"revision": before.revision + 1, "version": version, "reason": new.reason}
     try:
