@@ -163,7 +163,7 @@ def roles(*traces: Trace, **options: Any) -> list[str]:
     return list(roles_of(read, GUARANTEE.model_copy(update=options), 0, has_valset=False))
 
 
-@pytest.mark.parametrize("source", ["deferred", "teacher", "audit", REJECTED])
+@pytest.mark.parametrize("source", ["deferred", "canary", "teacher", "audit", REJECTED])
 def test_what_was_picked_only_teaches(source: str) -> None:
     given = [trace(f"{n} when you open", source=source) for n in range(50)]
     assert set(roles(*given)) == set(roles(*given, method="cross")) == {"fit"}

@@ -90,7 +90,7 @@ def test_a_call_that_is_given_twice_is_one(server: LMServer, tmp_path: Path) -> 
     assert server.count == COUNT
 
 
-@pytest.mark.parametrize("source", ["trainset", "labels", "teacher", "shadow", "deferred", "audit", "mlflow"])
+@pytest.mark.parametrize("source", ["trainset", "teacher", "shadow", "deferred", "canary", "audit", "mlflow"])
 @pytest.mark.parametrize("at", [0.0, 1.8e9])
 def test_a_call_is_known_from_anywhere(store: Store, source: str, at: float) -> None:
     """Up to the number of times that it is there; an answer of its own makes it another call."""
@@ -122,7 +122,7 @@ def test_a_deferred_call_among_the_rows_is_one(server: LMServer, tmp_path: Path)
     assert len(certifying.keys() & {e.text for e in labelled()[:60]}) > 10
 
 
-@pytest.mark.parametrize("source", ["deferred", "audit", REJECTED])
+@pytest.mark.parametrize("source", ["deferred", "canary", "audit", REJECTED])
 def test_a_valset_of_picked_traces(server: LMServer, tmp_path: Path, source: str) -> None:
     valset = [trace("open at night"), trace(SURE, source=source)]
     with pytest.raises(InputError, match=source) as caught:

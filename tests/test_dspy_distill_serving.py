@@ -1,22 +1,23 @@
-"""A distilled program in service: whom its audits ask, and what answers once it is closed."""
+"""A distilled program in service: whom its audits ask, and what becomes of its calls."""
 
 from __future__ import annotations
 
-import pickle
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import dspy
 import pytest
 
 from dspex.distill.live import LiveProgram
+from dspex.distill.making import _is_usual
+from dspex.distill.settings import GuaranteeSettings
+from dspex.distill.terms import terms_of
 from dspex.dspy import Distill, Distilled, route
 from dspex.testing import LMServer
 from dspy_distill_tools import FAST, SURE, TASK, label_of, rows, teaching
-from live_tools import Planted, add_version, home, settings
+from live_tools import CLASSES, Planted, add_version, home, settings
 from live_tools import rows as calls
 
 OTHER = "hours"
@@ -135,95 +136,6 @@ def test_audits_ask_the_teacher_of_the_copy_that_answered(seen: Counter[str]) ->
         fast.close()
 
 
-def test_what_was_moved_back_does_not_answer_once_it_is_closed(seen: Counter[str], tmp_path: Path) -> None:
-    fast = distil(Said(seen), home=tmp_path / "home")
-    fast.live.demote("bad answers")
-    fast.close()
-    assert "bad answers" in pickle.loads(pickle.dumps(fast._serving)).moved_back
-    for each in (fast, fast.deepcopy()):
-        assert route(each(text=SURE)) == "dspy"
-        assert "bad answers" in each.native_obstacle
-    fast.save(tmp_path / "fast.json")
-    again = Distilled(Said(seen))
-    again.load(tmp_path / "fast.json")
-    assert route(again(text=SURE)) == "dspy"
-    again.native_mode = "auto"  # by hand
-    assert route(again(text=SURE)) == "native"
-    fast.open(tmp_path / "home", ALL)
-    fast.live.promote("good again", "live")
-    fast.close()
-    assert route(fast(text=SURE)) == "native"
-
-
-def test_a_breach_is_not_forgotten_by_closing(seen: Counter[str]) -> None:
-    fast = distil(Said(seen), {**ALL, "lifecycle": {"audit_share": 0.999, "audit_delta": 0.2}})
-    fast.teacher.mind = "second"
-    for text in sure(200):
-        if route(fast(text=text)) != "native":
-            break
-        usage(fast)
-    assert fast.live.status()["stage"] == "shadow"
-    fast.close()
-    assert route(fast(text=SURE)) == "dspy"
-    assert "breach" in fast.native_obstacle
-
-
-def test_the_version_in_service_answers_after_the_end(seen: Counter[str], tmp_path: Path) -> None:
-    distil(Said(seen), home=tmp_path / "home").close()
-    fast = Distill(**{**FAST, "settings": ALL, "home": tmp_path / "home", "seed": 1}).compile(
-        Said(seen), trainset=rows(500)
-    )
-    assert fast.live.version == 2
-    fast.live.rollback("the first was better")
-    first = fast.certificate
-    fast.close()
-    assert fast.certificate == first
-    assert route(fast(text=SURE)) == "native"
-    fast.save(tmp_path / "fast.json")
-    again = Distilled(Said(seen))
-    again.load(tmp_path / "fast.json")
-    assert again.certificate == first
-    assert again.report().version == fast.report().version == 1
-
-
-def test_closing_beside_calls(seen: Counter[str]) -> None:
-    fast = distil(Said(seen))
-    stop, errors = threading.Event(), []
-
-    def call() -> None:
-        while not stop.is_set():
-            try:
-                fast(text=SURE)
-            except Exception as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    fast.close()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-
-
-def test_a_close_between_two_looks(seen: Counter[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    fast = distil(Said(seen))
-    real = Distilled._mode
-
-    def closing(self: Distilled) -> str:
-        if self.live is not None:
-            self.close()
-        return real(self)
-
-    live = fast.live
-    monkeypatch.setattr(Distilled, "_checked", lambda self, args, kwargs: None)
-    monkeypatch.setattr(Distilled, "_mode", closing)
-    assert fast(text=SURE).label == "card_lost"
-    assert fast.live is None
-    assert live is not None
-
-
 @pytest.fixture
 def sliced(tmp_path: Path) -> Iterator[LiveProgram]:
     with home(tmp_path) as store:
@@ -247,6 +159,22 @@ def test_a_call_whose_slice_is_not_known_goes_to_the_teacher(sliced: LiveProgram
     result = sliced.predict({"text": "no slice for this apple"})
     assert (result.route, result.label) == ("dspy", "apple")
     assert "KeyError" in result.route.reason
+    sliced.close()
+    assert sliced.store.usage()[-1].counts["deferred"] == 1
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_slice_that_is_not_known_is_no_error_of_the_program(seen: Counter[str], watched: bool) -> None:
+    fast = distil(Said(seen), slices=by_number)
+    try:
+        if not watched:
+            fast.close()
+        assert route(fast(text=SURE)) == "native"
+        said = fast(text=f"{SURE} no slice")
+        assert (route(said), said.label) == ("dspy", "card_lost")
+        assert "KeyError" in route(said).reason
+    finally:
+        fast.close()
 
 
 def test_in_shadow_rows_are_no_deferred_ones(tmp_path: Path) -> None:
@@ -262,3 +190,75 @@ def test_in_shadow_rows_are_no_deferred_ones(tmp_path: Path) -> None:
             for call in calls(40, seed=2, hard=1.0):
                 live.predict(call)
         assert set(store.counts()["by_source"]) == {"shadow", "deferred"}
+
+
+def test_in_canary_rows_are_told_apart_by_the_gate(tmp_path: Path) -> None:
+    with home(tmp_path) as store:
+        add_version(store)
+        with LiveProgram(store, Planted(), settings(canary_share=0.3, canary_checks=10_000), seed=1) as live:
+            live.promote("test", "canary")
+            for call in calls(60, seed=1, hard=0.0):
+                live.predict(call)
+            assert live.flush()
+            assert store.counts()["by_source"].keys() == {"canary", "audit"}
+            for call in calls(20, seed=2, hard=1.0):
+                assert live.predict(call).route == "dspy"
+        sources: dict[bool, set[str]] = {True: set(), False: set()}
+        for trace in store.traces():
+            sources[any(name in trace.inputs["text"] for name in CLASSES)].add(trace.source)
+            assert _is_usual(trace) is (trace.role == "calibrate"), "the others are picked"
+        assert sources == {True: {"canary", "audit"}, False: {"deferred"}}
+
+
+class Looking(Said):
+    """A teacher that needs a retriever, and notes the adapter and the retriever that it has."""
+
+    noted: ClassVar[list[tuple[Any, Any, Any]]] = []
+
+    def forward(self, text: str) -> Any:
+        found = dspy.settings
+        found.rm(text)
+        self.noted.append((found.adapter, found.rm, found.get("of_mine")))
+        return super().forward(text=text)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Looking:
+        return Looking(self.seen, self.mind)
+
+
+def test_an_audit_has_the_settings_of_its_call(seen: Counter[str]) -> None:
+    first, second = dspy.JSONAdapter(), dspy.ChatAdapter()
+    with dspy.context(adapter=first, rm=str.upper):
+        fast = distil(Looking(seen))
+    Looking.noted.clear()
+    try:
+        with dspy.context(adapter=second, rm=str.lower, of_mine=1, trace=[]):
+            assert route(fast(text=SURE)) == "native"
+            usage(fast)
+            assert dspy.settings.trace[0][0] is fast
+            assert len(dspy.settings.trace) == 1  # an audit leaves no mark there
+        assert route(fast(text=SURE)) == "native"  # as the last one that had any
+        usage(fast)
+        assert Looking.noted == [(second, str.lower, 1), (second, str.lower, None)]
+    finally:
+        fast.close()
+
+
+def broken(*_: Any) -> float:
+    raise ValueError("no cost")
+
+
+def test_comparisons_that_keep_failing_are_an_event(tmp_path: Path) -> None:
+    guarantee = {"agreement": 0.95, "costs": "test_dspy_distill_serving:broken"}
+    with home(tmp_path) as store:
+        add_version(store, figures={"terms": terms_of(GuaranteeSettings.of(guarantee))})
+        teacher = Planted()
+        given = {**settings(audit_share=0.999), "guarantee": guarantee}
+        with LiveProgram(store, teacher, given, seed=1) as live:
+            live.promote("test", "live")
+            teacher.shift = 1.0  # equal answers cost nothing, so nobody asks what they cost
+            for call in calls(40, seed=1, hard=0.0):
+                live.predict(call)
+            assert live.flush()
+            told = [event.reason for event in store.events() if event.kind == "audits fail"]
+            assert len(told) == 1
+            assert "no cost" in told[0]

@@ -13,6 +13,7 @@ from dspex.checks import check_inputs, check_outputs
 from dspex.distill.agreement import imported
 from dspex.distill.auditor import Auditor
 from dspex.distill.coins import CALIBRATE, NATIVE, SAMPLE
+from dspex.distill.guarded import slice_unknown
 from dspex.distill.hooks import log
 from dspex.distill.keeper import Keeper
 from dspex.distill.plan import Plan
@@ -29,7 +30,7 @@ from dspex.routing.gate import is_beyond_native
 __all__ = ["Engine", "Way"]
 
 _FAILING = 20  # audits in a row, from which on it is an event
-#: Of rows that the teacher answered whatever the gate said; in the other stages it picks them.
+#: Of rows that the teacher answered whatever the gate said; see `_source` for the other stages.
 _SOURCES = {"teacher": "teacher", "shadow": "shadow"}
 _BY_TEACHER = {"teacher": "no version is in service", "shadow": "version {0} is in shadow"}
 
@@ -149,8 +150,7 @@ class Engine:
             try:
                 stands = self._stands(plan, result, inputs)
             except Exception as error:  # the user's `slices`
-                reason = f"the slice of the call is not known: {type(error).__name__}: {error}"
-                log.warning("%s", reason)
+                reason = slice_unknown(error)
         checked = inputs if stands else check_inputs(self._signature, inputs)
         coin = plan.coins.next() if coin is None else coin
         if coin & SAMPLE and result is not None:
@@ -191,7 +191,7 @@ class Engine:
         try:
             answer = self._checked(answer, seconds)
             self._spent(plan, answer)
-            number = self._stored(plan, way, answer, _SOURCES.get(plan.state.stage, "deferred"))
+            number = self._stored(plan, way, answer, _source(plan, way))
         except BaseException:
             self._failed(plan, way)
             raise
@@ -275,22 +275,22 @@ class Engine:
     def _audit(self, plan: Plan, way: Way, teacher: Teacher | None) -> None:
         """Asks the teacher about a native answer that has gone out."""
         assert teacher is not None
-        inputs, started = check_inputs(self._signature, way.inputs), time.perf_counter()
         try:
+            inputs, started = check_inputs(self._signature, way.inputs), time.perf_counter()
             answer = self._checked(teacher.ask(inputs), time.perf_counter() - started)
+            self._spent(plan, answer)
+            number = self._stored(plan, replace(way, inputs=inputs), answer, "audit")
+            plan.tally.note(audited=1)
+            self._compare(plan, way, answer, number)
         except Exception as error:
             self._audit_failed(plan, error)
-            return
-        self._failing = 0
-        self._spent(plan, answer)
-        number = self._stored(plan, replace(way, inputs=inputs), answer, "audit")
-        plan.tally.note(audited=1)
-        self._compare(plan, way, answer, number)
+        else:
+            self._failing = 0
 
     def _audit_failed(self, plan: Plan, error: Exception) -> None:
         """Counts it; where audits fail one after the other nobody watches, and that is told once."""
         plan.tally.note(audit_errors=1)
-        log.warning("the teacher failed in an audit: %s", error)
+        log.warning("an audit failed: %s: %s", type(error).__name__, error)
         self._failing += 1
         if self._failing == _FAILING:
             reason = f"{_FAILING} audits in a row failed, the last with {type(error).__name__}: {error}"
@@ -313,3 +313,12 @@ class Engine:
         self._store.add_audits([audit])
         plan.tally.note(compared=1, disagreed=wrong)
         self.keeper.look()
+
+
+def _source(plan: Plan, way: Way) -> str:
+    """Of a row that the teacher answered in a call.
+
+    Where the gate has a say, those that it does not let through are the hard ones. Those that it does are the
+    easy ones; in canary the teacher answers some of them.
+    """
+    return _SOURCES.get(plan.state.stage) or ("canary" if way.stands else "deferred")

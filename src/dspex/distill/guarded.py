@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from dspex.distill.agreement import Slice
+from dspex.distill.hooks import log
 from dspex.guarantee.certificate import Certificate
 from dspex.program import Program
 from dspex.result import Result
 from dspex.routing.gate import label_group
 
-__all__ = ["Guarded"]
+__all__ = ["Guarded", "slice_unknown"]
 
 _NEVER = math.inf
 
@@ -45,7 +46,11 @@ class Guarded:
                 self._groups = {}  # a class of a slice's name says nothing of the slice
 
     def stands(self, result: Result, inputs: Mapping[str, Any]) -> bool:
-        """Whether a native answer may stand."""
+        """Whether a native answer may stand.
+
+        Raises:
+            Exception: whatever the function of a guarantee per slice raises; see `slice_unknown`.
+        """
         score = result.gate_score
         if score is None:
             return False
@@ -71,6 +76,13 @@ class Guarded:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Guarded, (self.program, self.certificate, self._slices)
+
+
+def slice_unknown(error: Exception) -> str:
+    """Why the teacher is asked about a call whose slice the function failed to tell; logs it."""
+    reason = f"the slice of the call is not known: {type(error).__name__}: {error}"
+    log.warning("%s", reason)
+    return reason
 
 
 def _by(program: Program, certificate: Certificate, slices: Slice | None) -> str | None:

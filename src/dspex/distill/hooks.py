@@ -29,7 +29,11 @@ class Hooks:
 
     def tell(self, event: Event) -> None:
         """Logs an event and calls back. What a callback raises is logged and goes no further."""
-        level = logging.WARNING if event.kind in ("breach", "drift", "learning failed") else logging.INFO
+        level = (
+            logging.WARNING
+            if event.kind in ("breach", "drift", "learning failed", "audits fail")
+            else logging.INFO
+        )
         log.log(level, "%s: %s", event.kind, event.reason)
         for kind, callback in self._callbacks:
             if kind in (ANY, event.kind):

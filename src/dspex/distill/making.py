@@ -29,7 +29,7 @@ from dspex.signature import Signature
 __all__ = ["Lack", "Made", "Taught", "certified", "lacking", "make", "taught"]
 
 _CROSS_FOLDS = 10  # the more, the more the models that judge are like the one that is judged
-_PICKED = ("deferred", "audit")  # by the gate: the hard ones, and the easy ones
+_PICKED = ("deferred", "audit", "canary")  # by the gate: the hard ones, and twice the easy ones
 _ENOUGH = 200  # rows that can stand for the calls
 _TRIED = 10  # times the rows that certify if none is wrong
 _POWER = 0.8  # chance of a certificate from which rows are used up for it

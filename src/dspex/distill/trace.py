@@ -40,7 +40,8 @@ class Trace:
         inputs: input -> value, in the field's own type.
         answer: the teacher's.
         role: see `Role`.
-        source: where it comes from: "trainset", "deferred", "shadow", "audit", "jsonl", "mlflow", ...
+        source: where it comes from: "trainset", "jsonl", "mlflow", ...; of a service "teacher", "shadow",
+            "deferred" (the gate did not let it through), "canary" (it did) or "audit" (a native reply).
         at: seconds since the epoch.
         count: equal rows that this one stands for.
         id: number in the store; None: not stored yet.

@@ -10,7 +10,7 @@ import dspy
 
 from dspex.checks import check_outputs
 from dspex.distill.agreement import Slice
-from dspex.distill.guarded import Guarded
+from dspex.distill.guarded import slice_unknown
 from dspex.distill.live import LiveProgram
 from dspex.dspy.lazy import Later, LazyPrediction
 from dspex.dspy.modes import checked_mode, mode_now, wants_samples
@@ -53,15 +53,14 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         if not isinstance(teacher, dspy.Module):
             raise ConfigError(f"teacher is a {type(teacher).__name__}, not a dspy.Module", field="teacher")
         self.teacher = teacher
-        self._serving = Serving()
-        self._native = NativePart(signature_of(teacher, signature), slices, self._serving)
+        self._native = NativePart(signature_of(teacher, signature), slices)
 
     # --- what it is ---
 
     @property
     def native(self) -> Program | None:
         """The native program, of the version in service; None: none was made."""
-        guarded = self._guarded()
+        guarded = self._native.in_service
         return None if guarded is None else guarded.program
 
     @property
@@ -69,7 +68,7 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         """What is guaranteed of the version in service, a `dspex.guarantee.Certificate`; None: nothing was
         certified.
         """
-        guarded = self._guarded()
+        guarded = self._native.in_service
         return None if guarded is None else guarded.certificate
 
     @property
@@ -100,12 +99,13 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
     @native_mode.setter
     def native_mode(self, mode: str) -> None:
         self._native.mode = checked_mode(mode)
-        self._serving.moved_back = None
+        if mode == "auto":
+            self._native.put_on()
 
     @property
     def native_obstacle(self) -> str | None:
         """Why a call made here and now would go to the teacher whatever its inputs, or None."""
-        return self._bypass({}) or (None if self.live is not None else self._native.obstacle())
+        return self._bypass({}) or self._native.obstacle()
 
     def report(self) -> DistillReport:
         """What is guaranteed, on which rows, under which assumption, and what it cost.
@@ -118,16 +118,11 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         report = self._native.report_in_service
         if report is None:
             raise ProgramError("there is no report", hint="Distill(...).compile makes one")
-        live = self.live
-        version, guarded = (None, None) if live is None else (live.version, live.guarded)
-        if version in (None, report.version) or guarded is None:
-            return report
-        return report.of_version(live.store.version(version), tuple(guarded.program.signature.outputs))
+        return report
 
-    def _guarded(self) -> Guarded | None:
-        """What answers natively now."""
-        live = self.live
-        return (None if live is None else live.guarded) or self._native.in_service
+    @property
+    def _serving(self) -> Serving:
+        return self._native._serving
 
     # --- its home ---
 
@@ -147,12 +142,13 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         return self
 
     def close(self) -> None:
-        """Ends the threads of `live` and closes its home. The certificate alone decides from then on.
+        """Ends the threads of `live` and closes its home.
 
-        It is that of the version that was in service. One that had been moved back, by a breach or by hand,
-        does not answer: the teacher does, until the home is opened again or `native_mode` is set.
+        In canary and live, the certificate of the version in service alone decides from then on. In shadow or
+        without a version, as after a breach, the teacher goes on answering, and `native_obstacle` says why,
+        until the home is opened again or `native_mode` is set to "auto". A saved state does the same.
         """
-        self._serving.close(None if self._native.report_in_service is None else self.report())
+        self._serving.close()
 
     # --- calls ---
 
@@ -224,9 +220,10 @@ class Distilled(dspy.Module):  # type: ignore[misc]  # DSPy has no types
         try:
             if only or guarded.stands(result, inputs):
                 return result
+            least = guarded.least(result, inputs)
         except Exception as error:  # the user's `slices`
-            return f"the slice of the call is not known: {type(error).__name__}: {error}"
-        return f"its score of {result.gate_score:.3f} is below {guarded.least(result, inputs):.3f}"
+            return slice_unknown(error)
+        return f"its score of {result.gate_score:.3f} is below {least:.3f}"
 
     def _served(self, live: LiveProgram, kwargs: dict[str, Any]) -> Any:
         call = Call(self.teacher, dict(kwargs))

@@ -37,11 +37,9 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         mode: one of `MODES`.
     """
 
-    def __init__(
-        self, signature: Signature | None = None, slices: Slice | None = None, serving: Serving | None = None
-    ) -> None:
+    def __init__(self, signature: Signature | None = None, slices: Slice | None = None) -> None:
         super().__init__()
-        self._serving = Serving() if serving is None else serving
+        self._serving = Serving()
         self.signature = signature
         self.slices = slices
         self.guarded: Guarded | None = None
@@ -50,31 +48,40 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
 
     @property
     def in_service(self) -> Guarded | None:
-        """What answers without a home: what was compiled, or else the version that a home had last."""
-        return self._serving.last or self.guarded
+        """The version that a home has in service, or had when it was closed; else what was compiled."""
+        return self._serving.guarded or self.guarded
 
     @property
     def report_in_service(self) -> DistillReport | None:
         """The report of that."""
-        return self._serving.report or self.report
+        report, record, guarded = self.report, self._serving.record, self._serving.guarded
+        if report is None or record is None or guarded is None or record.number == report.version:
+            return report
+        return report.of_version(record, tuple(guarded.program.signature.outputs))
 
     @property
     def program(self) -> Program | None:
         return None if self.in_service is None else self.in_service.program
+
+    def put_on(self) -> None:
+        """Lets what a closed home withheld answer; copies keep to it."""
+        if self._serving.live is None:
+            self._serving = Serving(self._serving.guarded, self._serving.record)
 
     def reset(self) -> None:
         """Of every DSPy parameter; what was learned stays."""
 
     def obstacle(self) -> str | None:
         """Why no call can be answered natively; None: some can."""
-        guarded, report = self.in_service, self.report_in_service
+        guarded, report = self.in_service, self.report  # all versions have its `sliced`
         if guarded is None:
             return "nothing was learned" if report is None else report.reason
         certificate = guarded.certificate
         if not certificate.covers:
             return certificate.reason
-        if self._serving.moved_back is not None:
-            return self._serving.moved_back
+        withheld = self._serving.withheld
+        if withheld is not None:
+            return withheld
         if report is not None and report.sliced and self.slices is None:
             return "its guarantee is one per slice, and the function `slices` was not given with the state"
         return None
@@ -84,7 +91,7 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         guarded, report = self.in_service, self.report_in_service
         return {
             "format": _FORMAT,
-            "moved_back": self._serving.moved_back,
+            "withheld": self._serving.withheld,
             "mode": self.mode,
             "signature": None if self.signature is None else self.signature.to_dict(),
             "model": None if guarded is None else packed(guarded.program),
@@ -103,8 +110,8 @@ class NativePart(CompilingCopy, Parameter):  # type: ignore[misc]  # DSPy has no
         if self.signature is not None and guarded is not None:
             guarded = Guarded(bound(guarded.program, self.signature), guarded.certificate, self.slices)
         self.guarded, self.report, self.mode = guarded, report, mode
-        self._serving.last = self._serving.report = None
-        self._serving.moved_back = state.get("moved_back")
+        if self._serving.live is None:
+            self._serving = Serving(withheld=state.get("withheld"))  # its own: copies share the one before
         self.signature = self.signature or signature
 
     def _read(self, state: Any) -> tuple[Signature | None, Guarded | None, DistillReport | None, str]:

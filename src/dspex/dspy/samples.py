@@ -29,10 +29,10 @@ __all__ = [
 
 _OWN = frozenset({TRAINSET, LABELS, REJECTED})
 #: Sources of traces whose role says all: a service's, which tosses its own coin, and refused answers.
-_SERVICE = frozenset({"teacher", "shadow", "deferred", "audit"})
+_SERVICE = frozenset({"teacher", "shadow", "deferred", "canary", "audit"})
 _DECIDED = _SERVICE | {REJECTED}
 #: Of these, calls that a gate or a metric picked.
-_PICKED = frozenset({"deferred", "audit", REJECTED})
+_PICKED = frozenset({"deferred", "canary", "audit", REJECTED})
 
 #: A row, and what it is for.
 Given = tuple[Row, Role]

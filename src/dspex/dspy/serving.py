@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from dspex.distill.guarded import Guarded
 from dspex.distill.lifecycle import moved_back
 from dspex.distill.live import LiveProgram
+from dspex.distill.rules import rank
 from dspex.distill.settings import DistillSettings
-from dspex.distill.store import Store
+from dspex.distill.store import State, Store, VersionRecord
 from dspex.distill.store.codec import without_learned
 from dspex.distill.task import with_outputs
-from dspex.dspy.outlook import DistillReport
 from dspex.dspy.teachers import ModuleTeacher
-from dspex.errors import ProgramError, SignatureError
+from dspex.errors import DspexError, ProgramError, SignatureError
 from dspex.signature import Signature
 
 if TYPE_CHECKING:
@@ -24,35 +25,39 @@ __all__ = ["Serving"]
 
 
 class Serving:
-    """Holds a `LiveProgram` with its store and teacher.
+    """Holds a `LiveProgram` with its store and teacher, and what it leaves behind when it is closed.
+
+    Args:
+        last, record: the version that was in service and its record; None: none was.
+        withheld: why that does not answer; None: it does.
 
     Attributes:
         live: None: nobody watches.
-        last, report: what was in service when it was closed; None: it was not, or nothing was.
-        moved_back: why that does not answer any more; None: it does.
     """
 
     def __init__(
         self,
         last: Guarded | None = None,
-        report: DistillReport | None = None,
-        moved_back: str | None = None,
+        record: VersionRecord | None = None,
+        withheld: str | None = None,
     ) -> None:
         self.live: LiveProgram | None = None
-        self.last, self.report, self.moved_back = last, report, moved_back
+        self._last, self._record, self._withheld = last, record, withheld
         self._store: Store | None = None
         self._teacher: ModuleTeacher | None = None
+        self._lock = threading.RLock()  # a store is not closed while it is read
 
     def serve(self, store: Store, teacher: ModuleTeacher, settings: DistillSettings) -> None:
         """Begins to serve from a store, which it then owns."""
-        self.live = LiveProgram(store, teacher, settings)
-        self.last = self.report = self.moved_back = None
-        self._store, self._teacher = store, teacher
-        self.remember()
+        live = LiveProgram(store, teacher, settings)
+        teacher.remember()
+        with self._lock:
+            self._store, self._teacher, self.live = store, teacher, live
+            self._last = self._record = self._withheld = None
 
     def open(self, home: str | os.PathLike[str], distilled: Distilled, settings: Any) -> None:
         """See `Distilled.open`."""
-        self.close(None)
+        self.close()
         checked = DistillSettings.of(settings)
         signature = distilled._native.signature
         store = Store.open(home, settings=checked.store, create=False)
@@ -64,7 +69,7 @@ class Serving:
                     "the home is of another task", hint=f"It is of {store.signature.to_string()}"
                 )
             _require_same(signature, store.signature)
-            report = distilled._native.report_in_service
+            report = distilled._native.report
             samples = 1 if report is None else report.samples
             teacher = ModuleTeacher(distilled.teacher, signature, tuple(store.signature.outputs), samples)
             self.serve(store, teacher, checked)
@@ -74,29 +79,78 @@ class Serving:
 
     def remember(self) -> None:
         """For questions from threads that DSPy knows nothing of."""
-        if self._teacher is not None:
-            self._teacher.remember()
+        teacher = self._teacher  # once: another thread may close it
+        if teacher is not None:
+            teacher.remember()
 
-    def close(self, report: DistillReport | None) -> None:
-        """Ends it; again has no effect.
+    @property
+    def guarded(self) -> Guarded | None:
+        """The version in service, or that was when it was closed; None: there is none."""
+        live = self.live
+        return self._last if live is None else live.guarded
 
-        Args:
-            report: of what is in service.
-        """
-        live, store = self.live, self._store
-        if live is not None and store is not None:
-            self.last, self.report, self.moved_back = live.guarded, report, moved_back(store)
-        self.live = self._store = self._teacher = None
-        if live is not None:
+    @property
+    def record(self) -> VersionRecord | None:
+        """The home's record of that."""
+        with self._lock:
+            return self._record if self.live is None else _record_of(self.live)
+
+    @property
+    def withheld(self) -> str | None:
+        """Why no native answer is a reply, by the home's state now, or when it was closed; None: some are."""
+        with self._lock:
+            return self._withheld if self.live is None else _withheld(self.live)
+
+    def close(self) -> None:
+        """Ends it; again has no effect."""
+        with self._lock:
+            live, store = self.live, self._store
+            if live is None or store is None:
+                return
+            try:
+                self._last, self._record, self._withheld = self._left()
+            except DspexError as error:
+                self._withheld = f"the home cannot be read: {error}"
+            self.live = self._store = self._teacher = None
+        try:
             live.close()
-        if store is not None:
+            self._withheld = self._withheld or _withheld(live)  # audits that waited may have moved it back
+        finally:
             store.close()
+
+    def _left(self) -> tuple[Guarded | None, VersionRecord | None, str | None]:
+        """What stays of it without its threads and databases."""
+        with self._lock:
+            return self.guarded, self.record, self.withheld
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Serving:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Serving, (self.last, self.report, self.moved_back)  # threads and databases do not travel
+        return Serving, self._left()  # threads and databases do not travel
+
+
+def _record_of(live: LiveProgram) -> VersionRecord | None:
+    version = live.version
+    return None if version is None else live.store.version(version)
+
+
+def _withheld(live: LiveProgram) -> str | None:
+    try:
+        state = live.store.state()
+        if rank(state.stage) <= rank("shadow"):
+            return moved_back(live.store) or _by_stage(state)
+    except DspexError as error:
+        return f"the home cannot be read: {error}"
+    if live.version is None:
+        return f"version {state.version} guarantees less than is asked for"
+    return None
+
+
+def _by_stage(state: State) -> str:
+    if state.version is None:
+        return "no version is in service"
+    return f"version {state.version} is in shadow, where the teacher answers every call"
 
 
 def _require_same(signature: Signature, stored: Signature) -> None:

@@ -22,6 +22,11 @@ from dspex.signature import Signature
 
 __all__ = ["CALL", "Answered", "Call", "ModuleTeacher", "Said", "outputs_of", "storable", "was_cached"]
 
+#: Of DSPy's settings, what belongs to the caller alone: its marks, and who listens to it.
+_CALLERS = frozenset(
+    {"trace", "caller_modules", "caller_predict", "callbacks", "usage_tracker", "send_stream"}
+    | {"stream_listeners", "_lm_stream_progress"}
+)
 _WARM = 0.7  # DSPy's own, for several completions of an LM without a temperature
 
 
@@ -148,21 +153,28 @@ class ModuleTeacher:
         return infer(dict(prediction.items())), answered
 
     def remember(self) -> None:
-        """Keeps DSPy's LM and adapter of now, for questions from threads that DSPy knows nothing of.
+        """Keeps DSPy's LM, adapter and retriever of now, for questions from threads that are not its own.
 
-        Callers with different LMs: the last one's is asked there. A caller without one changes nothing.
+        Callers with different LMs: the last one's is asked there. What a caller does not have, the last one
+        that had it gives; but an LM without an adapter has DSPy's own.
         """
-        lm = dspy.settings.lm
-        if lm is not None:
-            self._settings = {"lm": lm, "adapter": dspy.settings.adapter}
+        own = thread_local_overrides.get()  # in a module's call they are all there
+        if "lm" not in own:
+            own = dspy.settings.copy()
+        lm, adapter, rm, last = own["lm"], own["adapter"], own["rm"], self._settings
+        if lm is None:
+            lm, adapter = last.get("lm"), last.get("adapter") if adapter is None else adapter
+        self._settings = {"lm": lm, "adapter": adapter, "rm": last.get("rm") if rm is None else rm}
 
     def later(self) -> ModuleTeacher:
-        """Whom to ask about the call under way once it is over: its own module, by its caller's LM."""
+        """Whom to ask about the call under way once it is over: its own module, in its caller's settings."""
         call = CALL.get()
         module = self.module if call is None else call.module
         other = ModuleTeacher(module, self.signature, self.learned, self.samples)
         other._settings = self._settings
         other.remember()
+        given = {name: value for name, value in dspy.settings.copy().items() if name not in _CALLERS}
+        other._settings = given | other._settings
         return other
 
     def ask(self, inputs: Mapping[str, Any]) -> Answer:
