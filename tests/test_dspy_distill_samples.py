@@ -261,3 +261,18 @@ def test_rows_whose_labels_differ_are_rows(server: LMServer, tmp_path: Path) -> 
         compiled(tmp_path, several)
     fitted, certifying = taught_and_certifying(tmp_path)
     assert fitted.total() + certifying.total() == 41
+
+
+def test_an_older_call_is_a_call_of_its_own(store: Store) -> None:
+    """A history that comes after a newer one; and again, which is none."""
+    answer = Answer({"label": "card_lost"})
+    older, call = [Trace({"text": SURE}, answer, source="history", at=at) for at in (10.0, 40.0)]
+
+    def add(traces: list[Trace], role: Role) -> int:
+        return add_recorded([(row, role) for row in read_rows(SIGNATURE, traces, ("label",))], store)
+
+    assert add([call], "fit") == 0
+    assert add([older], "calibrate") == 0
+    assert (store.counts()["answers"], store.counts()["calibrate"]) == (2, 1)
+    assert add([call, older], "fit") == 2
+    assert store.counts()["answers"] == 2

@@ -82,6 +82,7 @@ class Engine:
         self._cost = of_redacted(store, imported(settings.guarantee.costs, "guarantee.costs"))
         self._random = random.Random()
         self._failing = 0  # audits in a row
+        self._told = False  # of these
         self.closed = False
 
     # The ways of a call
@@ -285,16 +286,17 @@ class Engine:
         except Exception as error:
             self._audit_failed(plan, error)
         else:
-            self._failing = 0
+            self._failing, self._told = 0, False
 
     def _audit_failed(self, plan: Plan, error: Exception) -> None:
         """Counts it; where audits fail one after the other nobody watches, and that is told once."""
         plan.tally.note(audit_errors=1)
         log.warning("an audit failed: %s: %s", type(error).__name__, error)
         self._failing += 1
-        if self._failing == _FAILING:
+        if self._failing >= _FAILING and not self._told:
             reason = f"{_FAILING} audits in a row failed, the last with {type(error).__name__}: {error}"
             self._store.record(Event(self._clock(), "audits fail", "watch", reason))
+            self._told = True
 
     def _compare(self, plan: Plan, way: Way, answer: Answer, number: int | None) -> None:
         result, version = way.result, plan.state.version

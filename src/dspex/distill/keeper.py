@@ -147,9 +147,8 @@ class Keeper:
         with self._lock:
             self._save()
         self.flush()
-        if self.closed:
-            with self._lock:
-                self.inputs.close()  # nothing comes after the last tick
+        if self.closed:  # nothing comes after the last tick
+            self._leave()
         self.tell()
 
     def _save(self) -> None:
@@ -159,6 +158,13 @@ class Keeper:
             return
         self._store.add_audits([], saved, revision=self.plan.state.revision)
         self._saved_upto = saved["upto"]
+
+    def _leave(self) -> None:
+        with self._lock:
+            try:
+                self.inputs.close()
+            except (DspexError, OSError) as error:
+                log.warning("what the watch on drift has come to is not kept: %s", error)
 
     def drift(self) -> None:
         """Shows the sampled calls to the drift watch; its alarm is an event."""

@@ -58,7 +58,7 @@ class GuaranteeSettings(Settings):
         """`novelty`, or by default 0.05; the less, the more may disagree beyond 0.05: at 0.10 the half."""
         if self.novelty is not None:
             return self.novelty
-        return _NOVEL_SHARE * min(1.0, _NOVEL_SHARE / (1 - self.agreement))
+        return round(_NOVEL_SHARE * min(1.0, _NOVEL_SHARE / (1 - self.agreement)), 12)
 
     @model_validator(mode="after")
     def _one_split(self) -> Self:

@@ -36,6 +36,7 @@ class Stored:
         self._taken: Counter[tuple[bytes, _Kind]] = Counter()
         self._times: set[tuple[bytes, str, Any, float]] = set()
         self._latest: dict[tuple[bytes, str, Any], float] = {}
+        self._older: Counter[tuple[bytes, str, Any]] = Counter()  # calls that a row stands for but its latest
         self._answers: dict[bytes, Answer] = {}
         if store.counts()["rows"]:
             for trace in store.traces():
@@ -60,14 +61,20 @@ class Stored:
         return key({name: outputs[name] for name in self._store.signature.outputs if name in outputs})
 
     def has(self, row: Row) -> bool:
-        """Whether the very call of a trace with a time is there.
+        """Whether the very call of a trace with a time is there; to be asked once for each.
 
-        Of rows to fit on, equal ones are one row with the latest of their times.
+        Of rows to fit on, equal ones are one row with the latest of their times: as many older ones are there
+        as it stands for beside.
         """
         trace = row.trace
         assert trace is not None
         call = (self._key(row), trace.source, self.said(trace.answer.outputs))
-        return (*call, trace.at) in self._times or trace.at < self._latest.get(call, 0.0)
+        if (*call, trace.at) in self._times:
+            return True
+        if trace.at >= self._latest.get(call, 0.0) or self._older[call] < trace.count:
+            return False
+        self._older[call] -= trace.count
+        return True
 
     def take(
         self, row: Row, is_wanted: Callable[[str], bool], *, role: Role | None = None, said: Any = None,
@@ -102,6 +109,7 @@ class Stored:
         self._times.add((*call, trace.at))
         if trace.role == "fit":
             self._latest[call] = max(trace.at, self._latest.get(call, 0.0))
+            self._older[call] += trace.count - 1
         if trace.role == "fit" or trace.used_by is not None:
             self._answers[place] = trace.answer
 
