@@ -6,10 +6,12 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dspy
 
+from dspex.dspy import Distill
 from dspex.testing import LMServer, Request
 
 LABELS = "Literal['refund', 'card_lost', 'hours']"
@@ -80,3 +82,22 @@ class Counting:
         with self.lock:
             self.seen[key] = self.seen.get(key, 0) + 1
             return self.seen[key]
+
+
+def compiled(home: Path, trainset: Any = None, **given: Any) -> Any:
+    """Closed at once: what it left in its home is looked at."""
+    sets = {name: given.pop(name) for name in ("valset", "traces", "teacher") if name in given}
+    fast = Distill(home=home, **{**FAST, **given}).compile(dspy.Predict(TASK), trainset=trainset, **sets)
+    fast.close()
+    return fast.report()
+
+
+class Own(dspy.Module):
+    """A module that says nothing of its signature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = dspy.Predict(TASK)
+
+    def forward(self, text: str) -> Any:
+        return dspy.Prediction(label=self.inner(text=text).label)

@@ -20,7 +20,7 @@ from dspex.dspy import Distill
 from dspex.errors import ConfigError, LMError, ProgramError
 from dspex.testing import LMServer, Status
 from dspy_adapter_tools import wait_until
-from dspy_distill_tools import COUNT, FAST, TASK, Counting, answers, label_of, rows, teaching
+from dspy_distill_tools import COUNT, FAST, TASK, Counting, Own, answers, label_of, rows, teaching
 
 
 @pytest.fixture
@@ -200,17 +200,6 @@ def test_nothing_is_left_by_a_run_that_went_well(server: LMServer, homes: Path) 
 
 
 # --- several samples ---
-
-
-class Own(dspy.Module):
-    """A module that says nothing of its signature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = dspy.Predict(TASK)
-
-    def forward(self, text: str) -> Any:
-        return dspy.Prediction(label=self.inner(text=text).label)
 
 
 @pytest.mark.parametrize("student", [dspy.Predict(TASK), dspy.ChainOfThought(TASK), Own()])

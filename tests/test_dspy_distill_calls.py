@@ -14,13 +14,12 @@ import pytest
 from dspex.distill.settings import GuaranteeSettings
 from dspex.distill.store import Store
 from dspex.distill.trace import REJECTED, Answer, Role, Trace
-from dspex.dspy import Distill
 from dspex.dspy.rows import read_rows
 from dspex.dspy.samples import add_recorded, missing, roles_of, single
 from dspex.errors import InputError
 from dspex.signature import Signature
 from dspex.testing import LMServer
-from dspy_distill_tools import COUNT, FAST, SURE, TASK, label_of, labelled, rows, teaching
+from dspy_distill_tools import COUNT, SURE, TASK, compiled, label_of, labelled, rows, teaching
 
 SIGNATURE = Signature.of(TASK)
 GUARANTEE = GuaranteeSettings(calibration_share=0.4)
@@ -36,14 +35,6 @@ def server() -> Iterator[LMServer]:
 def store() -> Iterator[Store]:
     with Store.open(None, SIGNATURE) as opened:
         yield opened
-
-
-def compiled(home: Path, trainset: Any = None, **given: Any) -> Any:
-    """Closed at once: what it left in its home is looked at."""
-    sets = {name: given.pop(name) for name in ("valset", "traces", "teacher") if name in given}
-    fast = Distill(home=home, **{**FAST, **given}).compile(dspy.Predict(TASK), trainset=trainset, **sets)
-    fast.close()
-    return fast.report()
 
 
 def kept(home: Path, text: str = SURE) -> Counter[str]:

@@ -15,7 +15,7 @@ from dspex.dspy import Distill, Distilled, DistillReport, route
 from dspex.errors import ConfigError, InputError, ModelFileError, SignatureError
 from dspex.testing import LMServer
 from dspy_adapter_tools import wait_until
-from dspy_distill_tools import COUNT, FAST, SURE, TASK, UNSURE, labelled, rows, teaching
+from dspy_distill_tools import COUNT, FAST, SURE, TASK, UNSURE, Own, labelled, rows, teaching
 
 
 @pytest.fixture
@@ -244,17 +244,6 @@ def test_a_teacher_that_answers_what_does_not_fit(server: LMServer) -> None:
         fast.close()
     with pytest.raises(InputError, match="text"):
         in_home(None, [dspy.Example(text=3).with_inputs("text")])
-
-
-class Own(dspy.Module):
-    """A module that says nothing of its signature."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = dspy.Predict(TASK)
-
-    def forward(self, text: str) -> Any:
-        return dspy.Prediction(label=self.inner(text=text).label)
 
 
 def test_a_home_knows_the_signature(server: LMServer, tmp_path: Path) -> None:

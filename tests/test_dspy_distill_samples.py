@@ -14,7 +14,7 @@ import pytest
 
 from dspex.distill.store import Store
 from dspex.distill.trace import REJECTED, Answer, Role, Trace
-from dspex.dspy import Distill, history_traces
+from dspex.dspy import history_traces
 from dspex.dspy.labelling import Budget, label
 from dspex.dspy.rows import read_rows
 from dspex.dspy.samples import add_recorded, missing
@@ -22,7 +22,7 @@ from dspex.dspy.teachers import ModuleTeacher
 from dspex.errors import InputError
 from dspex.signature import Signature
 from dspex.testing import LMServer
-from dspy_distill_tools import COUNT, FAST, SURE, TASK, label_of, labelled, rows, teaching
+from dspy_distill_tools import COUNT, SURE, TASK, compiled, label_of, labelled, rows, teaching
 
 SIGNATURE = Signature.of(TASK)
 
@@ -37,14 +37,6 @@ def server() -> Iterator[LMServer]:
 def store() -> Iterator[Store]:
     with Store.open(None, SIGNATURE) as opened:
         yield opened
-
-
-def compiled(home: Path, trainset: Any = None, **given: Any) -> Any:
-    """Closed at once: what it left in its home is looked at."""
-    sets = {name: given.pop(name) for name in ("valset", "traces", "teacher") if name in given}
-    fast = Distill(home=home, **{**FAST, **given}).compile(dspy.Predict(TASK), trainset=trainset, **sets)
-    fast.close()
-    return fast.report()
 
 
 def trace(text: str, role: Role = "fit", source: str = "jsonl", said: str = "", **more: Any) -> Trace:
