@@ -216,10 +216,6 @@ class Store:
         """The newest answer to equal inputs (after `redact`), or None: so that nobody pays twice."""
         return self._traces.answer(inputs)
 
-    def times(self, inputs: Mapping[str, Any]) -> dict[str, int]:
-        """Source -> how many calls with equal inputs (after `redact`) are kept from there."""
-        return self._traces.times(inputs)
-
     def prune(self) -> int:
         """Drop all traces and audits beyond `max_age` and `max_rows`; returns how many.
 

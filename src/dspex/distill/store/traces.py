@@ -163,20 +163,6 @@ class Traces:
             ).fetchone()
         return None if row is None else self._codec.unpack_answer(*row)
 
-    def times(self, inputs: Mapping[str, Any]) -> dict[str, int]:
-        kept = self.redacted(inputs)
-        if kept is None:
-            return {}
-        packed = self._codec.pack_inputs(kept)
-        with self._database.reading() as connection:
-            return dict(
-                connection.execute(
-                    "SELECT source, sum(count) FROM traces WHERE fingerprint = ? AND inputs = ? "
-                    "GROUP BY source",
-                    (fingerprint(packed), packed),
-                )
-            )
-
     def counts(self) -> dict[str, Any]:
         with self._database.reading() as connection:
             rows = connection.execute(
